@@ -1,0 +1,1 @@
+"""Measures retrieval and answers on folders of queries, corpora and judgements."""

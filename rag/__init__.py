@@ -1,0 +1,1 @@
+"""The library: retrieval, generation and storage. It knows no HTTP and parses no command line."""

@@ -1,0 +1,108 @@
+"""Every error a user can meet, and nothing else.
+
+    YoujuError                     exit 1
+    ├── UsageError                 exit 2   what was asked for cannot be done
+    │   ├── ConfigError                     a setting is unknown, or its value out of range
+    │   ├── PathError                       a path is missing, unreadable or holds no documents
+    │   ├── QueryError                      a question is empty, too long or not text
+    │   ├── UnknownStore                    no store of that name
+    │   ├── UnknownFile                     no file of that name in the store
+    │   └── IndexMismatch                   the store was made by another embedder
+    ├── DocumentRejected           exit 1   one file was refused; the others go on
+    ├── StorageError               exit 1   the home folder or the database cannot be used now
+    ├── ModelError                 exit 1   a model is missing, damaged or does not answer
+    │   └── MissingExtra                    an optional package is not installed
+    └── EvalDataError              exit 2   an evaluation folder is not in the expected layout
+
+Each message says what was got, what was expected and what to do, in one line.
+"""
+
+from __future__ import annotations
+
+
+class YoujuError(Exception):
+    """The root: anything the program reports in one line instead of a traceback.
+
+    Args:
+        message: What was got and what was expected.
+        do: What the user can do about it; joined to the message.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, do: str = "") -> None:
+        self.message = message
+        self.do = do
+        super().__init__(f"{message} {do}".strip())
+
+
+class UsageError(YoujuError):
+    """What was asked for cannot be done as asked."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A setting is unknown, or its value is not allowed."""
+
+
+class PathError(UsageError):
+    """A path is missing, unreadable or holds no documents."""
+
+
+class QueryError(UsageError):
+    """A question is empty, too long, or holds no text."""
+
+
+class UnknownStore(UsageError):
+    """No store of that name."""
+
+
+class UnknownFile(UsageError):
+    """No file of that name in the store."""
+
+
+class IndexMismatch(UsageError):
+    """The store's vectors were made by another embedder than the configured one."""
+
+
+class DocumentRejected(YoujuError):
+    """One file cannot be ingested: wrong format, damaged, encrypted, too large, ...
+
+    Args:
+        message: The reason, naming its cause.
+        reason: A stable machine-readable word: "encrypted", "damaged", "too-large",
+            "unsupported", "not-text", "empty", "limit", "needs-ocr", "outside", "unreadable",
+            "changing".
+        do: What the user can do about it.
+    """
+
+    def __init__(self, message: str, *, reason: str, do: str = "") -> None:
+        self.reason = reason
+        super().__init__(message, do=do)
+
+
+class StorageError(YoujuError):
+    """The home folder or the database cannot be used now: read-only, full, locked, damaged."""
+
+
+class ModelError(YoujuError):
+    """A model is missing, damaged, unreachable or answers nonsense."""
+
+
+class MissingExtra(ModelError):
+    """An optional package is needed and not installed.
+
+    Args:
+        what: What needs it, for example "GPU search".
+        extra: The extra that brings it, for example "gpu".
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional package.", do=f"pip install 'youju[{extra}]'")
+
+
+class EvalDataError(YoujuError):
+    """An evaluation folder is not in the layout it should have."""
+
+    exit_code = 2
