@@ -90,6 +90,10 @@ class LexicalIndex(Protocol):
         """
         ...
 
+    def reset(self) -> None:
+        """Forget everything, durably; `seq` is 0 afterwards."""
+        ...
+
     @property
     def seq(self) -> int:
         """The sequence number recorded by the last `apply`; 0 when new."""

@@ -1,0 +1,51 @@
+# make demo: install, ingest the sample corpus, ask four questions.   make test: the default tests.
+
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint check lock bench-embed bench-ingest bench-ask figures clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: .venv/installed  ## Create .venv and install the locked versions
+
+demo: .venv/installed  ## Ingest the sample corpus and ask it four questions
+	@$(BIN)/python samples/demo.py
+
+test: .venv/installed  ## Run the default test suite (offline, CPU)
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: .venv/installed  ## Build a wheel, install it elsewhere, import every module
+	$(BIN)/python .ci/check_wheel.py
+
+lock:  ## Write requirements.lock afresh from pyproject.toml
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet torch==2.13.0 '.[dev]' editables
+	.venv-lock/bin/pip freeze --exclude youju | sed 's/+cpu$$//' > requirements.lock
+	rm -rf .venv-lock
+
+bench-embed: .venv/installed  ## CPU seconds per chunk, OpenVINO against sentence-transformers
+	$(BIN)/python -m bench.embed
+
+bench-ingest: .venv/installed  ## CPU seconds of `youju ingest` against bare embedding
+	$(BIN)/python -m bench.ingest
+
+bench-ask: .venv/installed  ## Seconds and peak memory of a cold `youju ask`
+	$(BIN)/python -m bench.ask
+
+clean:  ## Remove what was built
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,128 @@
+"""The commands that change a store: `youju ingest`, `delete` and `reindex`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rag.errors import UsageError
+from rag.terminal import complain, count, print_json, progress_bar, say
+
+if TYPE_CHECKING:
+    from ingest.pipeline import IngestReport
+
+StoreOption = Annotated[
+    str | None, typer.Option("--store", "-s", help="Store to use.", show_default="default")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+    store: StoreOption = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also remove documents whose file is gone.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add files and folders to a store; what it holds already is not done again."""
+    from ingest.job import ingest_paths
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    rag = build_rag(load_settings({"store": store}).settings)
+    name = rag.settings.store
+    with progress_bar("Ingesting") as advance:
+        report = ingest_paths(rag, name, paths, prune=prune, progress=advance)
+    if as_json:
+        print_json(report_json(name, report))
+    else:
+        _print_report(name, report)
+    if report.rejected:
+        raise typer.Exit(1)
+
+
+def delete(
+    files: Annotated[
+        list[str] | None, typer.Argument(show_default=False, help="Names from `youju files`.")
+    ] = None,
+    store: StoreOption = None,
+    whole_store: Annotated[
+        bool, typer.Option("--all", help="Delete the store itself, with every file in it.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete files from a store, or a whole store."""
+    from ingest.job import delete_files, delete_store
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    if whole_store == bool(files):
+        raise UsageError("Expected either file names or --all.", do="Give one of the two.")
+    rag = build_rag(load_settings({"store": store}).settings)
+    name = rag.settings.store
+    deleted = delete_store(rag, name) if files is None else delete_files(rag, name, files)
+    if as_json:
+        print_json({"store": name, "deleted": deleted, "all": files is None})
+    elif files is None:
+        say(f"Deleted store {name} with its {count(deleted, 'file')}.")
+    else:
+        say(f"Deleted {count(deleted, 'file')} from store {name}.")
+
+
+def reindex(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Cut and embed a store's documents again, with the embedder and chunk size now set."""
+    from ingest.job import reindex_store
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    rag = build_rag(load_settings({"store": store}).settings)
+    name = rag.settings.store
+    with progress_bar("Reindexing") as advance:
+        report = reindex_store(rag, name, progress=advance)
+    if as_json:
+        print_json({"store": name} | asdict(report))
+    else:
+        say(
+            f"Store {name}: {count(report.documents, 'document')}, "
+            f"{count(report.chunks, 'chunk')}, embedder {report.embedder}."
+        )
+
+
+def report_json(store: str, report: IngestReport) -> dict[str, object]:
+    """Return what `youju ingest --json` prints."""
+    names: dict[str, list[str]] = {"added": [], "replaced": [], "unchanged": []}
+    for name, outcome in report.outcomes.items():
+        names[outcome].append(name)
+    return {
+        "store": store,
+        **names,
+        "pruned": list(report.pruned),
+        "rejected": [
+            {"file": item.name, "reason": item.reason, "message": item.message}
+            for item in report.rejected
+        ],
+        "skipped": report.skipped,
+        "chunks": report.chunks,
+        "warnings": [{"file": file, "message": text} for file, text in report.warnings],
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _print_report(store: str, report: IngestReport) -> None:
+    say(
+        f"Store {store}: {report.count('added')} added, {report.count('replaced')} replaced, "
+        f"{report.count('unchanged')} unchanged"
+        + (f", {len(report.pruned)} removed" if report.pruned else "")
+        + (f", {report.skipped} of other formats skipped" if report.skipped else "")
+        + f"; {count(report.chunks, 'new chunk')} in {report.seconds:.1f} s."
+    )
+    for file, text in report.warnings:
+        say(f"Note: {file}: {text}")
+    for item in report.rejected:
+        complain(f"{item.name}: {item.message}")
+    if report.rejected:
+        complain(f"{count(len(report.rejected), 'file')} not ingested; the rest is.")

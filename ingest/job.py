@@ -1,0 +1,147 @@
+"""Runs ingestion, deletion and re-indexing on a store, and brings its indexes up to date.
+
+This is what the command line (and later the API) calls; the work is in ingest.pipeline.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingest.chunk import Chunker
+from ingest.fence import ParserPool
+from ingest.pipeline import Ingestion, IngestReport, embed_documents
+from rag.build import Rag
+from rag.errors import StorageError
+from rag.store.catalog import SHADOW_PREFIX
+from rag.store.corpus import Store
+from rag.terminal import Advance, Progress
+
+_REINDEX_GROUP = 32  # documents embedded and committed together
+_REINDEX_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ReindexReport:
+    """What a reindex did; `embedder` is the fingerprint the store now has."""
+
+    documents: int
+    chunks: int
+    embedder: str
+
+
+def make_chunker(rag: Rag) -> Chunker:
+    """Return the chunker that the settings ask for."""
+    return Chunker(rag.tokens, rag.settings.chunk_tokens, rag.settings.chunk_overlap)
+
+
+def make_parsers(rag: Rag) -> ParserPool:
+    """Return a fence with the settings' limits; nothing starts before the first file."""
+    settings = rag.settings
+    return ParserPool(timeout_s=settings.parse_timeout, memory_mib=settings.parse_memory_mib)
+
+
+def ingest_paths(
+    rag: Rag,
+    store_name: str,
+    paths: Sequence[Path],
+    *,
+    prune: bool = False,
+    progress: Advance = lambda _progress: None,
+) -> IngestReport:
+    """Ingest files and folders into a store, made if missing; see `Ingestion.run`.
+
+    Raises:
+        IndexMismatch: If the store was made by another embedder or chunker.
+        YoujuError: As `Ingestion.run` does.
+    """
+    chunker = make_chunker(rag)
+    max_bytes = int(rag.settings.max_file_mib * 1024 * 1024)
+    with make_parsers(rag) as pool:
+        ingestion = Ingestion(
+            lambda: rag.writable(store_name, chunker.fingerprint),
+            chunker=chunker,
+            embedder=lambda: rag.embedder,
+            pool=pool,
+            max_bytes=max_bytes,
+        )
+        report = ingestion.run(paths, prune=prune, progress=progress)
+    if rag.catalog.find(store_name) is not None:
+        rag.open(store_name).refresh()
+    return report
+
+
+def delete_files(rag: Rag, store_name: str, files: Sequence[str]) -> int:
+    """Delete files from a store and its indexes; return how many.
+
+    Raises:
+        UnknownStore: If there is no such store.
+        UnknownFile: If one of them is not there; nothing is deleted then.
+    """
+    names = list(dict.fromkeys(files))
+    rag.catalog.get(store_name).delete(names)
+    rag.open(store_name, any_embedder=True).refresh()
+    return len(names)
+
+
+def delete_store(rag: Rag, store_name: str) -> int:
+    """Delete a store with its indexes; return how many files it held.
+
+    Raises:
+        UnknownStore: If there is no such store.
+    """
+    store = rag.catalog.get(store_name)
+    deleted = rag.catalog.delete(store_name)
+    shutil.rmtree(rag.index_folder(store), ignore_errors=True)
+    return deleted
+
+
+def reindex_store(
+    rag: Rag, store_name: str, *, progress: Advance = lambda _progress: None
+) -> ReindexReport:
+    """Chunk and embed every document of a store again and swap the result in, in one step.
+
+    Until the swap the store answers as before; a killed run leaves it as it was.
+
+    Raises:
+        UnknownStore: If there is no such store.
+        StorageError: If other processes keep changing the store meanwhile.
+    """
+    store = rag.catalog.get(store_name)
+    for _ in range(_REINDEX_TRIES):
+        begin = store.seq()
+        shadow = _copy(rag, store, progress)
+        if store.replace_all(shadow, begin):
+            shutil.rmtree(rag.index_folder(store), ignore_errors=True)
+            rag.open(store_name).refresh()
+            documents = store.documents()
+            return ReindexReport(
+                len(documents), sum(info.chunks for info in documents), store.embedder
+            )
+        rag.catalog.delete(shadow.name)
+    raise StorageError(
+        f"Store {store_name!r} kept changing while it was reindexed; nothing was changed.",
+        do="Run it again when no ingest is running.",
+    )
+
+
+def _copy(rag: Rag, store: Store, progress: Advance) -> Store:
+    """Return a new hidden store with the documents of `store`, chunked and embedded afresh."""
+    chunker = make_chunker(rag)
+    shadow = rag.catalog.create(
+        f"{SHADOW_PREFIX}{store.name[:60]} {secrets.token_hex(8)}",
+        embedder=rag.embedder.fingerprint,
+        dim=rag.embedder.dim,
+        chunker=chunker.fingerprint,
+    )
+    infos = store.documents()
+    for first in range(0, len(infos), _REINDEX_GROUP):
+        group = infos[first : first + _REINDEX_GROUP]
+        progress(Progress(first, len(infos), group[0].name))
+        documents = [store.document(info.name) for info in group]
+        passages = [chunker.split(document) for document in documents]
+        shadow.commit(embed_documents(rag.embedder, group, documents, passages))
+    return shadow

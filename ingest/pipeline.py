@@ -1,0 +1,244 @@
+"""The ingestion job: files found, parsed, chunked, embedded, committed, and the indexes brought up.
+
+Files are worked off in groups, each committed in one transaction: a killed run has stored whole
+groups and nothing else, and running it again does the rest. A refused file harms no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Protocol
+
+from ingest.chunk import Chunker
+from ingest.discover import FoundFile, discover, read_bytes
+from ingest.fence import ParserPool
+from rag.errors import DocumentRejected
+from rag.protocols import Embedder
+from rag.schema import Document, Passage
+from rag.store.corpus import NewDocument, Outcome, Store
+from rag.terminal import Advance, Progress
+
+PASSAGES_PER_COMMIT = 512
+"""Passages embedded and committed together: enough to sort them by length, few enough to lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A file that was not ingested.
+
+    Attributes:
+        name: The file.
+        reason: A stable word (see rag.errors.DocumentRejected).
+        message: The cause and what to do, in one line.
+    """
+
+    name: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What a run did.
+
+    Attributes:
+        outcomes: Per file: "added", "replaced" or "unchanged".
+        pruned: Names removed because their file is gone from its folder.
+        rejected: Files that were refused; what the store held of them before is kept.
+        skipped: Files in folders that have no supported suffix.
+        chunks: Chunks written.
+        warnings: (file, sentence) pairs worth telling.
+        seconds: Wall clock.
+    """
+
+    outcomes: dict[str, Outcome]
+    pruned: tuple[str, ...]
+    rejected: tuple[Rejection, ...]
+    skipped: int
+    chunks: int
+    warnings: tuple[tuple[str, str], ...]
+    seconds: float
+
+    def count(self, outcome: Outcome) -> int:
+        """Return how many files had this outcome."""
+        return sum(1 for found in self.outcomes.values() if found == outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    name: str
+    root: str
+    sha256: str
+    size: int
+    document: Document
+    passages: list[Passage]
+
+
+class Ingestion:
+    """One run into one store.
+
+    Args:
+        store: Gives the store the documents go to, made by the same embedder and chunker; called
+            when the paths have turned out to hold files, so that a mistyped path makes no store.
+        chunker: Cuts documents up.
+        embedder: Called only when there is something to embed, so that a run that changes
+            nothing loads no model.
+        pool: Parses behind a fence.
+        max_bytes: Largest file accepted.
+    """
+
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        *,
+        chunker: Chunker,
+        embedder: Callable[[], Embedder],
+        pool: ParserPool,
+        max_bytes: int,
+    ) -> None:
+        self._open_store = store
+        self._chunker = chunker
+        self._embedder = embedder
+        self._pool = pool
+        self._max_bytes = max_bytes
+
+    def run(
+        self,
+        paths: Sequence[Path],
+        *,
+        prune: bool = False,
+        progress: Advance = lambda _progress: None,
+    ) -> IngestReport:
+        """Ingest files and folders.
+
+        Args:
+            paths: Files and folders.
+            prune: Also remove documents whose file is gone from one of the folders given.
+            progress: Called before each file.
+
+        Raises:
+            PathError: If a path is missing, or nothing under it can be ingested.
+            StorageError: If the store cannot be written; what was committed before stays.
+            ModelError: If the embedder cannot be had.
+        """
+        begin = time.perf_counter()
+        discovery = discover(paths, self._max_bytes)
+        store = self._open_store()
+        known = store.hashes()
+        outcomes: dict[str, Outcome] = {}
+        rejected = [_rejection(name, error) for name, error in discovery.rejected]
+        warnings: list[tuple[str, str]] = []
+        waiting: list[_Parsed] = []
+        chunks = 0
+        for done, found in enumerate(discovery.files):
+            progress(Progress(done, len(discovery.files), found.name))
+            try:
+                parsed = self._parse(found, known.get(found.name))
+            except DocumentRejected as error:
+                rejected.append(_rejection(found.name, error, kept=found.name in known))
+                continue
+            if parsed is None:
+                outcomes[found.name] = "unchanged"
+                continue
+            warnings += [(found.name, text) for text in parsed.document.warnings]
+            waiting.append(parsed)
+            if sum(len(item.passages) for item in waiting) >= PASSAGES_PER_COMMIT:
+                chunks += self._commit(store, waiting, outcomes)
+                waiting = []
+        chunks += self._commit(store, waiting, outcomes)
+        present = {found.name for found in discovery.files} | {item.name for item in rejected}
+        pruned = _prune(store, discovery.roots, present) if prune else ()
+        return IngestReport(
+            outcomes=outcomes,
+            pruned=pruned,
+            rejected=tuple(sorted(rejected, key=lambda item: item.name)),
+            skipped=discovery.skipped,
+            chunks=chunks,
+            warnings=tuple(warnings),
+            seconds=time.perf_counter() - begin,
+        )
+
+    def _parse(self, found: FoundFile, known_sha256: str | None) -> _Parsed | None:
+        """Return None if the store holds these very bytes under this name."""
+        data = read_bytes(found, self._max_bytes)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 == known_sha256:
+            return None
+        document = self._pool.parse(data, found.name)
+        passages = self._chunker.split(document)
+        if not passages:
+            raise DocumentRejected(
+                "It holds no text.", reason="empty", do="Remove it, or add text to it."
+            )
+        return _Parsed(found.name, found.root, sha256, len(data), document, passages)
+
+    def _commit(
+        self, store: Store, waiting: Sequence[_Parsed], outcomes: dict[str, Outcome]
+    ) -> int:
+        if not waiting:
+            return 0
+        new = embed_documents(
+            self._embedder(),
+            waiting,
+            [item.document for item in waiting],
+            [item.passages for item in waiting],
+        )
+        outcomes.update(store.commit(new))
+        return sum(len(item.passages) for item in waiting)
+
+
+class Source(Protocol):
+    """Where a document's bytes came from (see rag.store.corpus.NewDocument)."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def root(self) -> str: ...  # noqa: D102
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+    @property
+    def size(self) -> int: ...  # noqa: D102
+
+
+def embed_documents(
+    embedder: Embedder,
+    sources: Sequence[Source],
+    documents: Sequence[Document],
+    passages: Sequence[list[Passage]],
+) -> list[NewDocument]:
+    """Embed the passages of several documents in one call; the three sequences run parallel."""
+    vectors = embedder.encode_passages([p.indexed_text for cut in passages for p in cut])
+    ends = list(accumulate(len(cut) for cut in passages))
+    return [
+        NewDocument(
+            name=source.name,
+            root=source.root,
+            sha256=source.sha256,
+            size=source.size,
+            document=document,
+            passages=cut,
+            vectors=vectors[end - len(cut) : end],
+        )
+        for source, document, cut, end in zip(sources, documents, passages, ends, strict=True)
+    ]
+
+
+def _prune(store: Store, roots: Sequence[str], present: set[str]) -> tuple[str, ...]:
+    gone = tuple(
+        info.name
+        for info in store.documents()
+        if info.root and info.root in roots and info.name not in present
+    )
+    if gone:
+        store.delete(gone)
+    return gone
+
+
+def _rejection(name: str, error: DocumentRejected, *, kept: bool = False) -> Rejection:
+    note = " The store keeps the version it had." if kept else ""
+    return Rejection(name, error.reason, f"{error}{note}")

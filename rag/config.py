@@ -1,0 +1,296 @@
+"""Every setting of the program, where its value came from, and nothing that acts on it.
+
+A value is looked up in this order: command-line option, environment (prefix YOUJU_), the file
+youju.toml, default. The file is the one that YOUJU_CONFIG names, or ./youju.toml. An unknown key
+in the file or an unknown YOUJU_ variable is an error, so that a misspelt setting is never ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from rag.errors import ConfigError
+
+PREFIX = "YOUJU_"
+CONFIG_VARIABLE = "YOUJU_CONFIG"
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """All settings. Construct with `load_settings`, which also reads the file."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    home: Path = Field(
+        default_factory=lambda: user_data_path("youju", appauthor=False),
+        description="Folder of the database, the indexes and the converted models.",
+    )
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the home folder.")
+    database_timeout: Seconds = Field(
+        30.0, description="Seconds to wait for another process's write to end."
+    )
+    store: str = Field(
+        "default", min_length=1, max_length=100, description="Store used where none is named."
+    )
+
+    embedder: Literal["openvino", "torch"] = Field(
+        "openvino", description="Engine: openvino (CPU) or torch (sentence-transformers, GPU)."
+    )
+    embedder_model: str = Field(
+        "",
+        description="Model name or path for torch, e.g. BAAI/bge-m3; empty: the packaged "
+        "all-MiniLM-L6-v2.",
+    )
+    embedder_device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N."
+    )
+    embedder_precision: Literal["auto", "f32", "bf16", "f16"] = Field(
+        "auto", description="Arithmetic of the model; auto: bf16 where the processor has it."
+    )
+    embedder_batch_tokens: Positive = Field(
+        4096, le=1_048_576, description="Tokens (padding included) in one embedding batch."
+    )
+    embedder_query_prompt: str = Field("", description="Text put before each query.")
+    embedder_passage_prompt: str = Field("", description="Text put before each passage.")
+
+    index_device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="Where vectors are searched; auto: GPU if faiss has one."
+    )
+    index_scratch_mib: Annotated[int, Field(ge=0, le=65_536)] = Field(
+        256, description="Scratch memory of faiss on each GPU, MiB."
+    )
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="Threads for embedding and search; 0: all cores."
+    )
+
+    chunk_tokens: Annotated[int, Field(ge=16, le=8192)] = Field(
+        220, description="Largest chunk, in tokens of the embedder."
+    )
+    chunk_overlap: Annotated[int, Field(ge=0, le=4096)] = Field(
+        40, description="Tokens of whole sentences that neighbouring chunks share at most."
+    )
+    max_file_mib: Annotated[float, Field(gt=0, le=4096)] = Field(
+        100.0, description="Largest file accepted, MiB."
+    )
+    parse_timeout: Seconds = Field(120.0, description="Seconds one file may take to parse.")
+    parse_memory_mib: Annotated[int, Field(ge=128, le=1_048_576)] = Field(
+        2048, description="Memory the parser may take, MiB."
+    )
+
+    top_k: Annotated[int, Field(ge=1, le=100)] = Field(
+        8, description="Passages handed to the answerer."
+    )
+    candidates: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        100, description="Passages each side of the hybrid search contributes."
+    )
+    system: Literal["hybrid", "dense", "bm25", "rrf"] = Field(
+        "hybrid", description="How passages are found."
+    )
+    reranker: Literal["none", "cross-encoder", "endpoint"] = Field(
+        "none", description="Second look at the best passages."
+    )
+    reranker_model: str = Field(
+        "", description="Cross-encoder name or path, e.g. BAAI/bge-reranker-v2-m3."
+    )
+    reranker_url: str = Field("", description="Base URL of a server with POST /rerank.")
+    reranker_depth: Annotated[int, Field(ge=1, le=1000)] = Field(
+        30, description="Passages the reranker reads."
+    )
+
+    generator: Literal["extractive", "openai"] = Field(
+        "extractive", description="Who writes the answer: extractive (no model) or openai."
+    )
+    generator_model: str = Field("", description="Model name at the endpoint.")
+    generator_url: str = Field(
+        "", description="Base URL of an OpenAI-compatible endpoint, ending in /v1."
+    )
+    generator_api_key: SecretStr = Field(SecretStr(""), description="Its key, if it wants one.")
+    generator_timeout: Seconds = Field(120.0, description="Seconds to wait for an answer.")
+    generator_max_tokens: Positive = Field(512, le=32_768, description="Longest answer, tokens.")
+    prompt_tokens: Annotated[int, Field(ge=256, le=1_000_000)] = Field(
+        6000, description="Room for passages, history and question, tokens."
+    )
+    prompt_file: str = Field("", description="File with your own prompt; empty: the built-in one.")
+    refusal_threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Evidence below which a question is refused; unset: as calibrated."
+    )
+    max_question_chars: Positive = Field(4000, description="Longest question, characters.")
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        if "\0" in str(value):
+            raise ValueError("a path holds no NUL character")
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError:  # "~name" of a user that does not exist
+            raise ValueError("the home folder that ~ stands for is not known") from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.generator == "openai" and not (self.generator_url and self.generator_model):
+            raise ValueError("generator openai needs generator_url and generator_model")
+        if self.reranker == "endpoint" and not self.reranker_url:
+            raise ValueError("reranker endpoint needs reranker_url")
+        if self.reranker == "cross-encoder" and not self.reranker_model:
+            raise ValueError("reranker cross-encoder needs reranker_model")
+        if self.embedder == "openvino" and self.embedder_model:
+            raise ValueError("embedder_model is for embedder torch; openvino has its packaged one")
+        if self.chunk_overlap >= self.chunk_tokens:
+            raise ValueError("chunk_overlap must be smaller than chunk_tokens")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave the merging to `load_settings`, which remembers where a value came from."""
+        return (init_settings,)
+
+    @property
+    def url(self) -> str:
+        """The database's SQLAlchemy URL."""
+        from sqlalchemy.engine import URL  # it knows how to write a path that holds "?" or "%"
+
+        path = str(self.home / "youju.db")
+        return self.database_url or URL.create("sqlite", database=path).render_as_string()
+
+    @property
+    def models_folder(self) -> Path:
+        """Where converted models are cached."""
+        return self.home / "models"
+
+    @property
+    def indexes_folder(self) -> Path:
+        """Where the indexes keep their snapshots; safe to delete, they are rebuilt."""
+        return self.home / "indexes"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """A line of `youju config`. `variable` is the environment variable that sets it."""
+
+    name: str
+    value: int | float | str | None
+    origin: str
+    variable: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings and, for each name, where its value came from.
+
+    Attributes:
+        settings: The validated values.
+        origins: Setting name -> "default", "YOUJU_X", the file's path, or "command line".
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def rows(self) -> list[SettingRow]:
+        """Return every setting in order of declaration; secrets are masked."""
+        values = ((name, getattr(self.settings, name)) for name in Settings.model_fields)
+        return [
+            SettingRow(
+                name=name,
+                value=value if isinstance(value, int | float | str | None) else str(value),
+                origin=self.origins[name],
+                variable=PREFIX + name.upper(),
+                help=Settings.model_fields[name].description or "",
+            )
+            for name, value in values
+        ]
+
+
+def load_settings(
+    options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> LoadedSettings:
+    """Merge options, environment, youju.toml and defaults.
+
+    Args:
+        options: Values from the command line; None values are left out.
+        environ: The environment; the process's own if None.
+
+    Raises:
+        ConfigError: For an unknown key or variable, a value of the wrong kind or out of range,
+            or a file that is missing or not TOML. The message names the key and its origin.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    for layer, origin_of in (_from_file(environ), _from_environment(environ)):
+        values.update(layer)
+        origins.update({key: origin_of(key) for key in layer})
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    values.update(given)
+    origins.update(dict.fromkeys(given, "command line"))
+    try:
+        return LoadedSettings(Settings(**values), origins)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins), do="See `youju config`.") from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
+    found: dict[str, Any] = {}
+    for name, value in environ.items():
+        if not name.upper().startswith(PREFIX) or name.upper() == CONFIG_VARIABLE:
+            continue
+        key = name[len(PREFIX) :].lower()
+        if key not in Settings.model_fields:
+            raise ConfigError(
+                f"Unknown setting {name} in the environment.",
+                do="`youju config` lists every setting.",
+            )
+        if value != "":
+            found[key] = value
+    return found, lambda key: PREFIX + key.upper()
+
+
+def _from_file(environ: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
+    named = environ.get(CONFIG_VARIABLE, "")
+    path = Path(named) if named else Path("youju.toml")
+    try:
+        if not named and not path.is_file():
+            return {}, str
+        with path.open("rb") as handle:
+            found = tomllib.load(handle)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", do="Mend the file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read the settings file {path}: {error}.") from None
+    for key in found:
+        if key not in Settings.model_fields:
+            raise ConfigError(
+                f"Unknown setting {key!r} in {path}.", do="`youju config` lists every setting."
+            )
+    return found, lambda _key: str(path)
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"][:1])
+    message = first["msg"].removeprefix("Value error, ")
+    if not place:
+        return f"Settings do not fit together: {message}."
+    if place not in origins:
+        return f"Unknown setting {place!r}."
+    shown = "" if place.endswith("key") else f" = {first['input']!r:.100}"
+    return f"Setting {place}{shown} (from {origins[place]}) is not allowed: {message}."

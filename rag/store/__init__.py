@@ -1,0 +1,1 @@
+"""The one truth: documents, chunks with their vectors, and the log of every change to them."""

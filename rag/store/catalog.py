@@ -1,0 +1,140 @@
+"""The list of stores: create, find, delete. What is inside one is in rag.store.corpus."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
+
+from rag.errors import UnknownStore, UsageError
+from rag.store.corpus import Store
+from rag.store.database import Database
+from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
+
+SHADOW_PREFIX = "~"
+"""Names of stores that a reindex is filling begin with it; they are not listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What `youju stores` shows of a store. `created_at` is in Unix seconds."""
+
+    id: str
+    name: str
+    documents: int
+    chunks: int
+    embedder: str
+    created_at: int
+
+
+class Catalog:
+    """All stores of a database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def stores(self) -> list[StoreInfo]:
+        """Return every store, by name."""
+        with self._db.read() as session:
+            documents = dict(
+                session.execute(
+                    select(DocumentRow.store_id, func.count()).group_by(DocumentRow.store_id)
+                )
+                .tuples()
+                .all()
+            )
+            chunks = dict(
+                session.execute(select(ChunkRow.store_id, func.count()).group_by(ChunkRow.store_id))
+                .tuples()
+                .all()
+            )
+            return [
+                StoreInfo(
+                    id=row.id,
+                    name=row.name,
+                    documents=documents.get(row.id, 0),
+                    chunks=chunks.get(row.id, 0),
+                    embedder=row.embedder,
+                    created_at=row.created_at,
+                )
+                for row in session.scalars(
+                    select(StoreRow)
+                    .where(~StoreRow.name.startswith(SHADOW_PREFIX))
+                    .order_by(StoreRow.name)
+                )
+            ]
+
+    def find(self, name: str) -> Store | None:
+        """Return the store of that name, or None."""
+        if not name.isprintable():  # no store has such a name, and a database may refuse to look
+            return None
+        with self._db.read() as session:
+            row = session.scalar(select(StoreRow).where(StoreRow.name == name))
+            return None if row is None else Store(self._db, row)
+
+    def get(self, name: str) -> Store:
+        """Return the store of that name.
+
+        Raises:
+            UnknownStore: If there is none; the message lists those that exist.
+        """
+        store = self.find(name)
+        if store is None:
+            known = ", ".join(info.name for info in self.stores()) or "none yet"
+            raise UnknownStore(
+                f"No store named {name!r} (stores: {known}).",
+                do="`youju ingest PATH --store NAME` makes one.",
+            )
+        return store
+
+    def create(self, name: str, *, embedder: str, dim: int, chunker: str) -> Store:
+        """Return the store of that name, made now if it does not exist.
+
+        Raises:
+            UsageError: If the name is empty, longer than 100 characters, or holds control
+                characters.
+        """
+        if not name.strip() or len(name) > 100 or not name.isprintable():
+            raise UsageError(
+                f"Store name {name[:120]!r} is not usable.",
+                do="Give 1 to 100 printable characters.",
+            )
+        for _attempt in range(2):
+            existing = self.find(name)
+            if existing is not None:
+                return existing
+            row = StoreRow(
+                id=f"vs_{secrets.token_hex(12)}",
+                name=name,
+                embedder=embedder,
+                dim=dim,
+                chunker=chunker,
+            )
+            try:
+                with self._db.write() as session:
+                    session.add(row)
+                    session.flush()
+                    return Store(self._db, row)
+            except IntegrityError:  # another process made it in between
+                continue
+        return self.get(name)
+
+    def delete(self, name: str) -> int:
+        """Delete a store with everything in it; return how many documents it held.
+
+        Raises:
+            UnknownStore: If there is none.
+        """
+        store = self.get(name)
+        with self._db.write() as session:
+            count = session.scalar(
+                select(func.count())
+                .where(DocumentRow.store_id == store.id)
+                .select_from(DocumentRow)
+            )
+            for table in (ChangeRow, ChunkRow, DocumentRow):
+                session.execute(delete(table).where(table.store_id == store.id))
+            session.execute(delete(StoreRow).where(StoreRow.id == store.id))
+            return count or 0

@@ -1,0 +1,449 @@
+"""One store: its documents, its chunks and the log that the indexes follow.
+
+Every change to chunks is written together with its log lines in one transaction, so that an index
+that has applied the log up to `seq` holds exactly the chunks of that moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from rag.errors import IndexMismatch, StorageError, UnknownFile, UnknownStore
+from rag.schema import Chunk, Document, FloatArray, IntArray, Passage, Span
+from rag.store.database import Database
+from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
+
+Outcome = Literal["added", "replaced", "unchanged"]
+
+_MANY = 500  # ids in one SQL statement
+_STORED = np.dtype("<f2")
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A parsed, chunked and embedded file, ready to be stored.
+
+    Attributes:
+        name: Unique in its store.
+        root: Absolute folder it was found under; "" for a single file.
+        sha256: Hex digest of the file's bytes.
+        size: The file's bytes.
+        vectors: (len(passages), dim) float32 unit rows.
+    """
+
+    name: str
+    root: str
+    sha256: str
+    size: int
+    document: Document
+    passages: Sequence[Passage]
+    vectors: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentInfo:
+    """What `youju files` shows of a document. `created_at` is in Unix seconds."""
+
+    name: str
+    root: str
+    sha256: str
+    size: int
+    media_type: str
+    title: str
+    pages: int
+    chunks: int
+    characters: int
+    warnings: tuple[str, ...]
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What changed after a sequence number, net: an id is in at most one of the two lists.
+
+    Attributes:
+        seq: The log's end, which an index records once it has applied the delta.
+        whole: True if `added` is everything there is: the index must be emptied first.
+    """
+
+    seq: int
+    added: list[int]
+    removed: list[int]
+    whole: bool
+
+
+class Store:
+    """A named corpus in the database. Cheap to make; holds no connection of its own."""
+
+    def __init__(self, db: Database, row: StoreRow) -> None:
+        self._db = db
+        self.id = row.id
+        self.name = row.name
+        self.embedder = row.embedder
+        self.dim = row.dim
+        self.chunker = row.chunker
+
+    # -- what the indexes follow ---------------------------------------------------------------
+
+    def seq(self) -> int:
+        """Return the end of the change log; 0 for a store that never held a chunk.
+
+        Raises:
+            UnknownStore: If the store has been deleted.
+        """
+        with self._db.read() as session:
+            return self._seq(session)
+
+    def delta(self, after: int) -> Delta:
+        """Return the net change after sequence number `after`.
+
+        All there is is returned for 0, and for a number beyond the log's end (the index then
+        followed another database, or one restored since from a backup).
+
+        Raises:
+            UnknownStore: If the store has been deleted.
+        """
+        with self._db.read() as session:
+            seq = self._seq(session)
+            if after == 0 or after > seq:
+                ids = session.scalars(
+                    select(ChunkRow.id).where(ChunkRow.store_id == self.id).order_by(ChunkRow.id)
+                )
+                return Delta(seq, list(ids), [], whole=True)
+            last: dict[int, int] = {}
+            for chunk_id, op in session.execute(
+                select(ChangeRow.chunk_id, ChangeRow.op)
+                .where(ChangeRow.store_id == self.id, ChangeRow.seq > after)
+                .order_by(ChangeRow.seq)
+            ):
+                last[chunk_id] = op
+            added = [chunk_id for chunk_id, op in last.items() if op > 0]
+            removed = [chunk_id for chunk_id, op in last.items() if op < 0]
+            return Delta(seq, added, removed, whole=False)
+
+    def vectors(self, ids: Sequence[int]) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Yield (n,) ids and their (n, dim) float32 vectors in batches; deleted ids are left out.
+
+        Raises:
+            StorageError: If a stored vector has not `dim` numbers.
+        """
+        for part in _parts(ids):
+            with self._db.read() as session:
+                rows = session.execute(
+                    select(ChunkRow.id, ChunkRow.vector)
+                    .where(ChunkRow.id.in_(part))
+                    .order_by(ChunkRow.id)
+                ).all()
+            blob = b"".join(row.vector for row in rows)
+            if len(blob) != len(rows) * self.dim * _STORED.itemsize:
+                raise StorageError(
+                    f"Store {self.name!r} holds vectors of another length than {self.dim}.",
+                    do="Run `youju reindex`.",
+                )
+            found = np.frombuffer(blob, dtype=_STORED).reshape(len(rows), self.dim)
+            yield np.array([row.id for row in rows], np.int64), found.astype(np.float32)
+
+    def texts(self, ids: Sequence[int]) -> Iterator[list[tuple[int, str]]]:
+        """Yield lists of (id, text to index) in batches; deleted ids are left out."""
+        for part in _parts(ids):
+            yield [(chunk.id, chunk.indexed_text) for chunk in self.chunks(part).values()]
+
+    def chunks(self, ids: Sequence[int]) -> dict[int, Chunk]:
+        """Return the chunks that still exist among `ids`."""
+        found: dict[int, Chunk] = {}
+        for part in _parts(ids):
+            with self._db.read() as session:
+                for row, name in session.execute(
+                    select(ChunkRow, DocumentRow.name)
+                    .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
+                    .where(ChunkRow.id.in_(part), ChunkRow.store_id == self.id)
+                ):
+                    found[row.id] = Chunk(
+                        row.id, name, row.start, row.end, row.text, row.context, row.page
+                    )
+        return found
+
+    # -- documents -----------------------------------------------------------------------------
+
+    def documents(self) -> list[DocumentInfo]:
+        """Return what is known of every document, by name."""
+        with self._db.read() as session:
+            counts = dict(
+                session.execute(
+                    select(ChunkRow.document_id, func.count())
+                    .where(ChunkRow.store_id == self.id)
+                    .group_by(ChunkRow.document_id)
+                )
+                .tuples()
+                .all()
+            )
+            row = DocumentRow
+            return [
+                DocumentInfo(
+                    name=found.name,
+                    root=found.root,
+                    sha256=found.sha256,
+                    size=found.size,
+                    media_type=found.media_type,
+                    title=found.title,
+                    pages=len(found.pages),
+                    chunks=counts.get(found.id, 0),
+                    characters=found.characters,
+                    warnings=tuple(found.warnings),
+                    created_at=found.created_at,
+                )
+                for found in session.execute(
+                    select(
+                        row.id,
+                        row.name,
+                        row.root,
+                        row.sha256,
+                        row.size,
+                        row.media_type,
+                        row.title,
+                        row.pages,
+                        row.warnings,
+                        row.created_at,
+                        func.length(row.text).label("characters"),
+                    )
+                    .where(row.store_id == self.id)
+                    .order_by(row.name)
+                )
+            ]
+
+    def hashes(self) -> dict[str, str]:
+        """Return the sha256 of every document by name."""
+        with self._db.read() as session:
+            return dict(
+                session.execute(
+                    select(DocumentRow.name, DocumentRow.sha256).where(
+                        DocumentRow.store_id == self.id
+                    )
+                )
+                .tuples()
+                .all()
+            )
+
+    def document(self, name: str) -> Document:
+        """Return a document as it was parsed.
+
+        Raises:
+            UnknownFile: If the store has none of that name.
+        """
+        with self._db.read() as session:
+            row = session.scalar(
+                select(DocumentRow).where(
+                    DocumentRow.store_id == self.id, DocumentRow.name == _storable(name)
+                )
+            )
+        if row is None:
+            raise UnknownFile(
+                f"Store {self.name!r} has no file {name!r}.",
+                do=f"`youju files --store {self.name}` lists them.",
+            )
+        return Document(
+            text=row.text,
+            title=row.title,
+            pages=tuple(Span(*span) for span in row.pages),
+            sections=tuple(Span(*span) for span in row.sections),
+            media_type=row.media_type,
+            warnings=tuple(row.warnings),
+        )
+
+    def commit(self, documents: Iterable[NewDocument]) -> dict[str, Outcome]:
+        """Store documents in one transaction, replacing those of the same name.
+
+        A document whose name and sha256 are already there is left alone, also when another
+        process stored it a moment ago.
+
+        Returns:
+            What happened to each, by name.
+
+        Raises:
+            UnknownStore: If the store has been deleted meanwhile.
+        """
+        outcomes: dict[str, Outcome] = {}
+        with self._db.write() as session:
+            log = _Log(session, self)
+            for new in documents:
+                old = session.execute(
+                    select(DocumentRow.id, DocumentRow.sha256).where(
+                        DocumentRow.store_id == self.id, DocumentRow.name == new.name
+                    )
+                ).one_or_none()
+                if old is not None and old.sha256 == new.sha256:
+                    outcomes[new.name] = "unchanged"
+                    continue
+                if old is not None:
+                    log.drop_documents([old.id])
+                log.insert(new)
+                outcomes[new.name] = "added" if old is None else "replaced"
+            log.write()
+        return outcomes
+
+    def delete(self, names: Sequence[str]) -> int:
+        """Delete documents by name, all or none; return how many chunks went with them.
+
+        Raises:
+            UnknownFile: If one of them is not there; nothing is deleted then.
+        """
+        with self._db.write() as session:
+            log = _Log(session, self)
+            ids = []
+            for name in names:
+                found = session.scalar(
+                    select(DocumentRow.id).where(
+                        DocumentRow.store_id == self.id, DocumentRow.name == _storable(name)
+                    )
+                )
+                if found is None:
+                    raise UnknownFile(
+                        f"Store {self.name!r} has no file {name!r}; nothing was deleted.",
+                        do=f"`youju files --store {self.name}` lists them.",
+                    )
+                ids.append(found)
+            dropped = log.drop_documents(ids)
+            log.write()
+            return dropped
+
+    def replace_all(self, source: Store, expected_seq: int) -> bool:
+        """Take over every document of `source`, with its embedder and chunker, in one step.
+
+        Args:
+            source: A store of the same database; it is deleted.
+            expected_seq: This store's `seq` when the copying began.
+
+        Returns:
+            False, with nothing changed, if this store has changed since `expected_seq`.
+        """
+        with self._db.write() as session:
+            log = _Log(session, self)
+            if log.seq != expected_seq:
+                return False
+            old = session.scalars(select(DocumentRow.id).where(DocumentRow.store_id == self.id))
+            log.drop_documents(list(old))
+            moved = session.scalars(select(ChunkRow.id).where(ChunkRow.store_id == source.id))
+            log.added(list(moved))
+            for table in (DocumentRow, ChunkRow):
+                session.execute(
+                    update(table).where(table.store_id == source.id).values(store_id=self.id)
+                )
+            session.execute(
+                update(StoreRow)
+                .where(StoreRow.id == self.id)
+                .values(embedder=source.embedder, dim=source.dim, chunker=source.chunker)
+            )
+            session.execute(delete(StoreRow).where(StoreRow.id == source.id))
+            log.write()
+        self.embedder, self.dim, self.chunker = source.embedder, source.dim, source.chunker
+        return True
+
+    def _seq(self, session: Session, *, lock: bool = False) -> int:
+        query = select(StoreRow.seq, StoreRow.embedder).where(StoreRow.id == self.id)
+        found = session.execute(query.with_for_update() if lock else query).one_or_none()
+        if found is None:
+            raise UnknownStore(f"Store {self.name!r} has been deleted.", do="See `youju stores`.")
+        if found.embedder != self.embedder:
+            raise IndexMismatch(
+                f"Store {self.name!r} has been re-embedded meanwhile: opened with "
+                f"{self.embedder}, now {found.embedder}.",
+                do="Run the command again.",
+            )
+        return int(found.seq)
+
+
+class _Log:
+    """Collects the chunk changes of one write transaction and appends them to the log."""
+
+    def __init__(self, session: Session, store: Store) -> None:
+        self._session = session
+        self._store = store
+        self.seq = store._seq(session, lock=True)
+        self._changes: list[tuple[int, int]] = []
+
+    def added(self, ids: Sequence[int]) -> None:
+        self._changes += [(1, chunk_id) for chunk_id in ids]
+
+    def drop_documents(self, document_ids: Sequence[int]) -> int:
+        dropped = 0
+        for part in _parts(document_ids):
+            chunks = list(
+                self._session.scalars(select(ChunkRow.id).where(ChunkRow.document_id.in_(part)))
+            )
+            self._changes += [(-1, chunk_id) for chunk_id in chunks]
+            self._session.execute(delete(ChunkRow).where(ChunkRow.document_id.in_(part)))
+            self._session.execute(delete(DocumentRow).where(DocumentRow.id.in_(part)))
+            dropped += len(chunks)
+        return dropped
+
+    def insert(self, new: NewDocument) -> None:
+        document = new.document
+        document_id = self._session.scalar(
+            insert(DocumentRow).returning(DocumentRow.id),
+            {
+                "store_id": self._store.id,
+                "name": new.name,
+                "root": new.root,
+                "sha256": new.sha256,
+                "size": new.size,
+                "media_type": document.media_type,
+                "title": document.title,
+                "text": document.text,
+                "pages": [[s.start, s.end, s.label] for s in document.pages],
+                "sections": [[s.start, s.end, s.label] for s in document.sections],
+                "warnings": list(document.warnings),
+            },
+        )
+        if len(new.passages) != len(new.vectors) or new.vectors.shape[1:] != (self._store.dim,):
+            raise ValueError(
+                f"{new.name}: got vectors {new.vectors.shape}, "
+                f"expected ({len(new.passages)}, {self._store.dim})"
+            )
+        rows = [
+            {
+                "store_id": self._store.id,
+                "document_id": document_id,
+                "start": passage.start,
+                "end": passage.end,
+                "page": passage.page,
+                "context": passage.context,
+                "text": passage.text,
+                "vector": vector.astype(_STORED).tobytes(),
+            }
+            for passage, vector in zip(new.passages, new.vectors, strict=True)
+        ]
+        if rows:
+            self.added(list(self._session.scalars(insert(ChunkRow).returning(ChunkRow.id), rows)))
+
+    def write(self) -> None:
+        if not self._changes:
+            return
+        first = self.seq + 1
+        self._session.execute(
+            insert(ChangeRow),
+            [
+                {"store_id": self._store.id, "seq": seq, "op": op, "chunk_id": chunk_id}
+                for seq, (op, chunk_id) in enumerate(self._changes, start=first)
+            ],
+        )
+        self._session.execute(
+            update(StoreRow)
+            .where(StoreRow.id == self._store.id)
+            .values(seq=self.seq + len(self._changes))
+        )
+
+
+def _storable(name: str) -> str:
+    """Give a name typed by a user a form that can be looked up: lone surrogates match nothing."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for first in range(0, len(ids), _MANY):
+        yield ids[first : first + _MANY]

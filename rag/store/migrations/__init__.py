@@ -1,0 +1,1 @@
+"""Alembic migrations; run by rag.store.database, never by hand."""

@@ -1,0 +1,99 @@
+"""The tables. Indexes are derived from them and may be deleted at any time; these may not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+BigKey = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite gives out row ids for INTEGER keys only."""
+
+
+class Base(DeclarativeBase):
+    """Common base; its metadata is what migrations are compared with."""
+
+
+class StoreRow(Base):
+    """A named corpus, all of whose vectors come from one embedder."""
+
+    __tablename__ = "stores"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    embedder: Mapped[str] = mapped_column(Text)
+    dim: Mapped[int]
+    chunker: Mapped[str] = mapped_column(Text)
+    seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
+    """Unix seconds."""
+
+
+class DocumentRow(Base):
+    """A file of a store, as parsed."""
+
+    __tablename__ = "documents"
+    __table_args__ = (UniqueConstraint("store_id", "name"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    store_id: Mapped[str] = mapped_column(ForeignKey("stores.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(Text)
+    root: Mapped[str] = mapped_column(Text)
+    """Absolute folder it was found under when a folder was ingested; "" for a single file."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    media_type: Mapped[str] = mapped_column(String(200))
+    title: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    pages: Mapped[list[Any]] = mapped_column(JSON)
+    sections: Mapped[list[Any]] = mapped_column(JSON)
+    warnings: Mapped[list[Any]] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
+    """Unix seconds."""
+
+
+class ChunkRow(Base):
+    """A passage with its vector: `dim` little-endian float16 numbers of a unit vector."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (
+        Index("chunks_by_store", "store_id"),
+        Index("chunks_by_document", "document_id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    store_id: Mapped[str] = mapped_column(ForeignKey("stores.id", ondelete="CASCADE"))
+    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"))
+    start: Mapped[int]
+    end: Mapped[int]
+    page: Mapped[int | None]
+    context: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    vector: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ChangeRow(Base):
+    """One line of a store's change log: chunk `chunk_id` was added (op 1) or deleted (op -1)."""
+
+    __tablename__ = "changes"
+
+    store_id: Mapped[str] = mapped_column(
+        ForeignKey("stores.id", ondelete="CASCADE"), primary_key=True
+    )
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    op: Mapped[int] = mapped_column(SmallInteger)
+    chunk_id: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,123 @@
+"""What a command prints: JSON, plain tables, a progress bar. It parses nothing and decides nothing.
+
+Results go to standard output; the bar and complaints to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+BAR_AFTER_S = 2.0
+"""A run shorter than this shows no bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: `done` of `total` steps, `name` the current one."""
+
+    done: int
+    total: int
+    name: str = ""
+
+
+Advance = Callable[[Progress], None]
+
+
+def say(text: str = "") -> None:
+    """Print a line of result; what the terminal's encoding lacks is shown as "?"."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def complain(message: str) -> None:
+    """Print one line on standard error."""
+    encoding = sys.stderr.encoding or "utf-8"
+    line = "Error: " + " ".join(message.split())
+    sys.stderr.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401
+    """Print a value as indented JSON, Chinese as it is."""
+    say(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns; the last one is cut to the terminal's width where there is one."""
+    lines = [[one_line(cell, 10_000) for cell in row] for row in [header, *rows]]
+    widths = [max(width(line[column]) for line in lines) for column in range(len(header))]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    for line in lines:
+        padded = [cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(line[:-1])]
+        used = sum(widths[:-1]) + 2 * len(padded)
+        say("  ".join([*padded, one_line(line[-1], max(room - used, 20))]).rstrip())
+
+
+def one_line(text: str, most: int) -> str:
+    """Fold white space and control characters to spaces, and cut to `most` terminal columns."""
+    folded = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if width(folded) <= most:
+        return folded
+    used, kept = 1, []
+    for character in folded:
+        used += width(character)
+        if used > most:
+            break
+        kept.append(character)
+    return "".join(kept) + "…"
+
+
+def width(text: str) -> int:
+    """Return the terminal columns of a text: two for a wide East Asian character."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def place(file: str, page: int | None) -> str:
+    """Return how a source is named to a reader: the file, and the page if it has one."""
+    return f"{file}, p. {page}" if page is not None else file
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 file", "2 files"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Advance]:
+    """Yield a callback that drives a bar, shown after two seconds and on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda _progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    begin = time.monotonic()
+    with RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(title, total=None, name="", visible=False)
+
+        def advance(progress: Progress) -> None:
+            bar.update(
+                task,
+                total=progress.total,
+                completed=progress.done,
+                name=one_line(progress.name, 40),
+                visible=time.monotonic() - begin > BAR_AFTER_S,
+            )
+
+        yield advance

@@ -1,0 +1,245 @@
+"""The one console script: `youju <verb>`. It parses arguments, prints results, decides nothing.
+
+An error is one line on standard error; exit status 2 says that the request was wrong, 1 that
+something failed or that some files were refused.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eval.cli import app as eval_app
+from ingest import cli as ingest_cli
+from ingest.cli import JsonOption, StoreOption
+from rag.errors import YoujuError
+from rag.terminal import complain, one_line, place, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from rag.schema import Answer, Hit
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Ask your own documents, and get answers whose citations can be checked.",
+    epilog="Add --debug to any command to see the traceback of an error.",
+)
+app.command()(ingest_cli.ingest)
+
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", "-k", help="Passages to use, 1 to 100.", show_default="8")
+]
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(show_default=False, help="In Chinese or English.")],
+    store: StoreOption = None,
+    top_k: TopKOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a question with citations, or say that the documents hold no answer."""
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    rag = build_rag(load_settings({"store": store, "top_k": top_k}).settings)
+    answer = rag.open(rag.settings.store).ask(question)
+    if as_json:
+        print_json(answer_json(rag.settings.store, answer))
+    else:
+        _print_answer(answer)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(show_default=False, help="Words or a question.")],
+    store: StoreOption = None,
+    top_k: TopKOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the passages found for a query, best first."""
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    rag = build_rag(load_settings({"store": store, "top_k": top_k}).settings)
+    hits = rag.open(rag.settings.store).search(query)
+    if as_json:
+        found = [_hit_json(hit) for hit in hits]
+        print_json({"query": query, "store": rag.settings.store, "hits": found})
+        return
+    if not hits:
+        say("Nothing in the store matches.")
+    for number, hit in enumerate(hits, start=1):
+        say(f"{number}. {place(hit.chunk.file, hit.chunk.page)}   score {hit.score:.3f}")
+        say("   " + one_line(hit.chunk.text, 240))
+
+
+@app.command()
+def stores(as_json: JsonOption = False) -> None:
+    """List the stores."""
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    found = build_rag(load_settings().settings).catalog.stores()
+    if as_json:
+        print_json({"stores": [asdict(info) for info in found]})
+    elif not found:
+        say("No stores yet. Make one: youju ingest PATH")
+    else:
+        rows = [[info.name, str(info.documents), str(info.chunks), info.embedder] for info in found]
+        print_table(["store", "documents", "chunks", "embedder"], rows)
+
+
+@app.command()
+def files(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List the files of a store."""
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    rag = build_rag(load_settings({"store": store}).settings)
+    found = rag.catalog.get(rag.settings.store).documents()
+    if as_json:
+        print_json({"store": rag.settings.store, "files": [asdict(info) for info in found]})
+        return
+    rows = [
+        [info.name, str(info.pages or "-"), str(info.chunks), f"{info.size:,}", info.title]
+        for info in found
+    ]
+    print_table(["file", "pages", "chunks", "bytes", "title"], rows)
+
+
+@app.command()
+def show(
+    file: Annotated[str, typer.Argument(show_default=False, help="A name from `youju files`.")],
+    store: StoreOption = None,
+    start: Annotated[int, typer.Option(min=0, help="First character.")] = 0,
+    end: Annotated[int | None, typer.Option(min=0, help="One past the last character.")] = None,
+) -> None:
+    """Print a file's parsed text, or the stretch of it that a citation points to."""
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    rag = build_rag(load_settings({"store": store}).settings)
+    say(rag.catalog.get(rag.settings.store).document(file).text[start:end])
+
+
+app.command()(ingest_cli.delete)
+app.command()(ingest_cli.reindex)
+app.add_typer(eval_app, name="eval")
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what is installed, which device and models are used, and what is missing."""
+    from rag.config import load_settings
+    from rag.doctor import examine
+
+    findings = examine(load_settings().settings)
+    if as_json:
+        print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        rows = [[finding.status, finding.what, finding.detail] for finding in findings]
+        print_table(["status", "what", "found"], rows)
+    if any(finding.status == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def config(as_json: JsonOption = False) -> None:
+    """List every setting, its value and where the value came from."""
+    from rag.config import load_settings
+
+    rows = load_settings().rows()
+    if as_json:
+        print_json({"settings": [asdict(row) for row in rows]})
+    else:
+        shown = [["" if row.value is None else str(row.value), row.origin] for row in rows]
+        print_table(
+            ["setting", "value", "from"],
+            [[row.name, *cells] for row, cells in zip(rows, shown, strict=True)],
+        )
+
+
+def answer_json(store: str, answer: Answer) -> dict[str, object]:
+    """Return what `youju ask --json` prints; its keys are part of the interface."""
+    return {
+        "answer": answer.text,
+        "refused": answer.refused,
+        "citations": [asdict(citation) for citation in answer.citations],
+        "store": store,
+        "timings": {step: round(seconds, 4) for step, seconds in answer.timings.items()},
+    }
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    else:
+        sys.excepthook = _one_line_excepthook
+    sys.exit(_run(arguments, debug=debug))
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    try:
+        status = app(args=arguments, prog_name="youju", standalone_mode=False)
+        sys.stdout.flush()
+    except YoujuError as error:
+        if debug:
+            raise
+        complain(str(error))
+        return error.exit_code
+    except typer.TyperException as error:
+        complain(f"{error.format_message()} See `youju --help`.")
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        complain("Stopped; what was committed before is kept.")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def _one_line_excepthook(
+    kind: type[BaseException], error: BaseException, _trace: TracebackType | None
+) -> None:
+    complain(f"Unexpected {kind.__name__}: {error}. Run it again with --debug, and report it.")
+
+
+def _print_answer(answer: Answer) -> None:
+    say(answer.text)
+    if answer.citations:
+        say()
+    for number, citation in enumerate(answer.citations, start=1):
+        where = place(citation.file, citation.page)
+        say(f"[{number}] {where}, characters {citation.start}-{citation.end}")
+        say(f"    “{one_line(citation.quote, 300)}”")
+    for sentence in answer.unsupported:
+        say(f"Not supported by the documents: {one_line(sentence, 300)}")
+
+
+def _hit_json(hit: Hit) -> dict[str, object]:
+    chunk = hit.chunk
+    return {
+        "file": chunk.file,
+        "page": chunk.page,
+        "start": chunk.start,
+        "end": chunk.end,
+        "text": chunk.text,
+        "score": hit.score,
+        "bm25": hit.bm25,
+        "cosine": hit.cosine,
+    }
+
+
+if __name__ == "__main__":
+    main()
