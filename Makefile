@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check lock bench-embed bench-ingest bench-ask figures clean
+.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -31,10 +31,13 @@ lint: .venv/installed  ## ruff, mypy --strict, import-linter
 check: .venv/installed  ## Build a wheel, install it elsewhere, import every module
 	$(BIN)/python .ci/check_wheel.py
 
+docs: .venv/installed  ## Write docs/settings.md and docs/cli.md afresh
+	$(BIN)/python .ci/write_docs.py
+
 lock:  ## Write requirements.lock afresh from pyproject.toml
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet torch==2.13.0 '.[dev]' editables
+	.venv-lock/bin/pip install --quiet torch==2.13.0 '.[dev]'
 	.venv-lock/bin/pip freeze --exclude youju | sed 's/+cpu$$//' > requirements.lock
 	rm -rf .venv-lock
 

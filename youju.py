@@ -190,7 +190,9 @@ def main() -> None:
 
 def _run(arguments: list[str], *, debug: bool) -> int:
     try:
-        status = app(args=arguments, prog_name="youju", standalone_mode=False)
+        # Not app(...): that would put a hook for uncaught errors of its own in place of ours.
+        command = typer.main.get_command(app)
+        status = command(args=arguments, prog_name="youju", standalone_mode=False)
         sys.stdout.flush()
     except YoujuError as error:
         if debug:

@@ -9,12 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ingest.encoding import plain
 from rag.schema import Span
 
 _MAX_HEADING = 120
-_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
+_INVISIBLE = re.compile(
+    "[\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
 _GAP = re.compile(r"[^\S\n]*\n\s*|[^\S\n]+")
-_WIDE = "\u2e80-\u303e\u3041-\u33ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+_WIDE = (
+    "\u2e80-\u303e\u3041-\u33ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+)
 _HAN_GAP = re.compile(f"(?<=[{_WIDE}])[^\\S\n]*\n\\s*(?=[{_WIDE}])")
 
 
@@ -88,6 +94,10 @@ class TextWriter:
             self._write(marker + text)
             self._tight = True
 
+    def end_list(self) -> None:
+        """The next item belongs to another list."""
+        self._tight = False
+
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Write a Markdown table, the first row as its header; cells are put on one line each.
 
@@ -103,7 +113,9 @@ class TextWriter:
         if len(cells) < 2 or len(used) < 2:
             self.paragraph("\n".join("  ".join(cell for cell in row if cell) for row in cells))
             return
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+        lines = [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells
+        ]
         lines.insert(1, "|" + " --- |" * len(used))
         self.paragraph("\n".join(lines))
 
@@ -126,8 +138,11 @@ class TextWriter:
 
 
 def clean(text: str) -> str:
-    """Drop invisible characters (soft hyphens, zero-width, direction and tag characters)."""
-    return _INVISIBLE.sub("", text)
+    """Drop invisible characters: soft hyphens, zero-width, direction and tag characters.
+
+    Control characters and no-break spaces become spaces.
+    """
+    return _INVISIBLE.sub("", plain(text)).replace("\xa0", " ")
 
 
 def one_line(text: str) -> str:

@@ -182,7 +182,7 @@ def printable(name: str) -> str:
     r"""Return a name that can be shown, stored and encoded.
 
     Undecodable bytes (lone surrogates in Python) become "\xNN", control characters and other
-    invisible ones "\uNNNN"; everything else stays.
+    invisible ones "\uNNNN" or "\UNNNNNNNN"; everything else stays.
     """
     if name.isprintable() or all(char == " " or char.isprintable() for char in name):
         return name
@@ -193,7 +193,7 @@ def _escape(char: str) -> str:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else char
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _supported() -> str:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 from ingest.blocks import TextWriter, clip, fold
-from rag.schema import Document
+from rag.schema import Document, Span
 
 _VOID = frozenset(
     "area base br col embed hr img input link meta param source track wbr frame keygen".split()
 )
 _DROPPED = frozenset(
     "script style template noscript svg iframe object applet audio video canvas select datalist "
-    "nav head noframes map math-hidden".split()
+    "nav head noframes map".split()
 )
 _BLOCKS = frozenset(
     "address article aside blockquote body center dd details dialog dir div dl dt fieldset "
@@ -44,7 +44,9 @@ _HIDING = re.compile(
     r"|(?:text-indent|left|top)\s*:\s*-\d{3,}",
     re.I,
 )
-_SUBSET = re.compile(r"<!DOCTYPE[^>\[]*\[.*?\]\s*>", re.I | re.S)
+_SUBSET = re.compile(r"<!DOCTYPE[^>\[]{0,1000}\[", re.I)
+_SUBSET_END = re.compile(r"\]\s{0,1000}>")
+_SECTION = re.compile(r"<!\[(?:[^>\[]{0,80}\]>)?")
 _MAX_SPAN = 60
 _MAX_DEPTH = 2000
 
@@ -70,11 +72,20 @@ def html_document(markup: str) -> Document:
         A Document with headings as sections and `<title>` (or the first heading) as its title.
     """
     reader = _Reader()
-    reader.feed(_SUBSET.sub("", markup))
+    reader.feed(_SECTION.sub("", _without_subset(markup)))
     reader.close()
     text, sections = reader.finish()
     title = clip("".join(reader.title)) or reader.writer.first_heading
     return Document(text=text, title=title, sections=sections, media_type="text/html")
+
+
+def _without_subset(markup: str) -> str:
+    """Drop the document type's internal subset, where XHTML may define (bombs of) entities."""
+    begin = _SUBSET.search(markup)
+    end = _SUBSET_END.search(markup, begin.end()) if begin is not None else None
+    if begin is None or end is None:
+        return markup
+    return markup[: begin.start()] + markup[end.end() :]
 
 
 class _Reader(HTMLParser):
@@ -93,7 +104,7 @@ class _Reader(HTMLParser):
         self._pre = 0
         self._tables: list[_Table] = []
 
-    def finish(self) -> tuple[str, tuple[object, ...]]:  # type: ignore[override]
+    def finish(self) -> tuple[str, tuple[Span, ...]]:
         """Close what is open and return the text with its sections."""
         while self._open:
             self._pop()
@@ -123,8 +134,9 @@ class _Reader(HTMLParser):
             self._pop()
 
     def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1][0] == "title" and not self._tables:
-            self.title.append(data[:500])
+        if self._open and self._open[-1][0] == "title":
+            if not any(name == "svg" for name, _ in self._open):
+                self.title.append(data[:500])
         elif not self._hidden:
             self._line.append(data if self._pre else data.replace("\x00", " "))
 
@@ -179,6 +191,8 @@ class _Reader(HTMLParser):
         self._flush()
         if tag in ("ul", "ol", "menu") and self._lists:
             self._lists.pop()
+            if not self._lists:
+                self.writer.end_list()
         elif tag == "li":
             self._marker = ""
         elif tag == "pre":
@@ -187,6 +201,8 @@ class _Reader(HTMLParser):
             self._heading = 0
         elif tag in ("td", "th") and self._tables:
             self._end_cell(self._tables[-1])
+        elif tag == "tr" and self._tables and self._tables[-1].rows:
+            self._carry(self._tables[-1], self._tables[-1].rows[-1])
         elif tag == "table" and self._tables:
             table = self._tables.pop()
             self._end_cell(table)
@@ -239,8 +255,6 @@ class _Reader(HTMLParser):
             row.append(value)
             if left > 1:
                 table.carried[column] = (left - 1, value)
-            elif left == 1:
-                return
 
     def _break(self, tag: str) -> None:
         if tag == "hr":
@@ -250,6 +264,8 @@ class _Reader(HTMLParser):
 
     def _flush(self) -> None:
         """Write the collected line as whatever block it is in."""
+        if not self._line:
+            return
         raw, self._line = "".join(self._line), []
         if self._pre:
             text = raw.replace("\x00", "\n").strip("\n")

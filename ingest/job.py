@@ -67,6 +67,7 @@ def ingest_paths(
             embedder=lambda: rag.embedder,
             pool=pool,
             max_bytes=max_bytes,
+            commit_chunks=rag.settings.commit_chunks,
         )
         report = ingestion.run(paths, prune=prune, progress=progress)
     if rag.catalog.find(store_name) is not None:
@@ -83,7 +84,7 @@ def delete_files(rag: Rag, store_name: str, files: Sequence[str]) -> int:
     """
     names = list(dict.fromkeys(files))
     rag.catalog.get(store_name).delete(names)
-    rag.open(store_name, any_embedder=True).refresh()
+    rag.open(store_name).refresh()
     return len(names)
 
 

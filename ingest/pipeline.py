@@ -23,9 +23,6 @@ from rag.schema import Document, Passage
 from rag.store.corpus import NewDocument, Outcome, Store
 from rag.terminal import Advance, Progress
 
-PASSAGES_PER_COMMIT = 512
-"""Passages embedded and committed together: enough to sort them by length, few enough to lose."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
@@ -90,6 +87,8 @@ class Ingestion:
             nothing loads no model.
         pool: Parses behind a fence.
         max_bytes: Largest file accepted.
+        commit_chunks: Passages embedded and committed together: enough to sort them by length,
+            few enough to lose.
     """
 
     def __init__(
@@ -100,12 +99,14 @@ class Ingestion:
         embedder: Callable[[], Embedder],
         pool: ParserPool,
         max_bytes: int,
+        commit_chunks: int = 512,
     ) -> None:
         self._open_store = store
         self._chunker = chunker
         self._embedder = embedder
         self._pool = pool
         self._max_bytes = max_bytes
+        self._commit_chunks = commit_chunks
 
     def run(
         self,
@@ -147,12 +148,13 @@ class Ingestion:
                 continue
             warnings += [(found.name, text) for text in parsed.document.warnings]
             waiting.append(parsed)
-            if sum(len(item.passages) for item in waiting) >= PASSAGES_PER_COMMIT:
+            if sum(len(item.passages) for item in waiting) >= self._commit_chunks:
                 chunks += self._commit(store, waiting, outcomes)
                 waiting = []
         chunks += self._commit(store, waiting, outcomes)
         present = {found.name for found in discovery.files} | {item.name for item in rejected}
-        pruned = _prune(store, discovery.roots, present) if prune else ()
+        roots = {_storable(root) for root in discovery.roots}
+        pruned = _prune(store, roots, present) if prune else ()
         return IngestReport(
             outcomes=outcomes,
             pruned=pruned,
@@ -165,7 +167,7 @@ class Ingestion:
 
     def _parse(self, found: FoundFile, known_sha256: str | None) -> _Parsed | None:
         """Return None if the store holds these very bytes under this name."""
-        data = read_bytes(found, self._max_bytes)
+        data = read_bytes(found)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 == known_sha256:
             return None
@@ -175,7 +177,7 @@ class Ingestion:
             raise DocumentRejected(
                 "It holds no text.", reason="empty", do="Remove it, or add text to it."
             )
-        return _Parsed(found.name, found.root, sha256, len(data), document, passages)
+        return _Parsed(found.name, _storable(found.root), sha256, len(data), document, passages)
 
     def _commit(
         self, store: Store, waiting: Sequence[_Parsed], outcomes: dict[str, Outcome]
@@ -228,11 +230,16 @@ def embed_documents(
     ]
 
 
-def _prune(store: Store, roots: Sequence[str], present: set[str]) -> tuple[str, ...]:
+def _storable(root: Path) -> str:
+    """Return a folder's path as text that a database takes, whatever bytes it is made of."""
+    return str(root).encode("utf-8", "backslashreplace").decode()
+
+
+def _prune(store: Store, roots: set[str], present: set[str]) -> tuple[str, ...]:
     gone = tuple(
         info.name
         for info in store.documents()
-        if info.root and info.root in roots and info.name not in present
+        if info.root in roots and info.name not in present
     )
     if gone:
         store.delete(gone)

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     chunk_overlap: Annotated[int, Field(ge=0, le=4096)] = Field(
         40, description="Tokens of whole sentences that neighbouring chunks share at most."
     )
+    commit_chunks: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        512, description="Chunks embedded and committed together while ingesting."
+    )
     max_file_mib: Annotated[float, Field(gt=0, le=4096)] = Field(
         100.0, description="Largest file accepted, MiB."
     )

@@ -6,6 +6,7 @@ Scores have one direction everywhere: higher is better.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from rag.schema import FloatArray, IntArray, Ranking
@@ -92,6 +93,13 @@ class LexicalIndex(Protocol):
 
     def reset(self) -> None:
         """Forget everything, durably; `seq` is 0 afterwards."""
+        ...
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep other writers, threads and processes, out for the length of a `with` block.
+
+        `apply` and `reset` may be called inside; `seq` cannot change under the caller's feet.
+        """
         ...
 
     @property

@@ -37,3 +37,38 @@ def _shared(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the test data folder {name}/, which is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def converted_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packaged model as OpenVINO wants it, converted once for all tests."""
+    from rag.embed.openvino import OpenVinoEmbedder
+
+    folder = tmp_path_factory.mktemp("models")
+    OpenVinoEmbedder(folder).prepare()
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, converted_models: Path) -> Path:
+    """An empty home folder that has its model converted already; YOUJU_HOME points to it."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "models").symlink_to(converted_models, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples_home(tmp_path_factory: pytest.TempPathFactory, converted_models: Path) -> Path:
+    """A home folder whose store "samples" holds the sample corpus; do not change it."""
+    from ingest.job import ingest_paths
+    from rag.build import build_rag
+    from rag.config import Settings
+
+    folder = tmp_path_factory.mktemp("samples")
+    (folder / "models").symlink_to(converted_models, target_is_directory=True)
+    rag = build_rag(Settings(home=folder))
+    report = ingest_paths(rag, "samples", [PROJECT / "samples/corpus"])
+    assert not report.rejected, report.rejected
+    rag.db.close()
+    return folder

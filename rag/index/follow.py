@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from rag.store.database import disk_error
 
 SNAPSHOT_FORMAT = "1"
 _TEXTS_AT_ONCE = 5000
+_ABANDONED_S = 3600.0
 
 
 class DenseFollower:
@@ -117,14 +119,20 @@ class LexicalFollower:
             UnknownStore: If the store has been deleted.
             StorageError: If the database or the index folder cannot be used.
         """
+        if self._store.seq() != self._index.seq:
+            with self._index.exclusive():  # an older delta must not be applied after a newer one
+                self._catch_up()
+        return self._index
+
+    def _catch_up(self) -> None:
         begin = self._index.seq
-        if self._store.seq() == begin:
-            return self._index
         delta = self._store.delta(begin)
-        if delta.whole and len(self._index):
+        if delta.seq == begin:  # another one did it while this one waited
+            return
+        if delta.whole and (begin or len(self._index)):
             # Also at 0: a first build that broke off may have left chunks that are gone since.
             self._index.reset()
-        begin = 0 if delta.whole else begin
+            begin = 0
         waiting: list[tuple[int, str]] = []
         removed = delta.removed
         for texts in self._store.texts(delta.added):
@@ -134,7 +142,6 @@ class LexicalFollower:
                 self._index.apply(waiting, removed, begin)
                 waiting, removed = [], []
         self._index.apply(waiting, removed, delta.seq)
-        return self._index
 
 
 def _load_snapshot(path: Path, label: dict[str, str]) -> tuple[IntArray, FloatArray, int] | None:
@@ -173,6 +180,10 @@ def _save_snapshot(
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise disk_error(error, path) from error
+    for left in path.parent.glob(f"{path.name}.*"):  # by processes killed while saving
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()
 
 
 def _digest(seq: str, *arrays: NDArray[np.generic]) -> str:

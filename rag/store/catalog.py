@@ -41,14 +41,12 @@ class Catalog:
             documents = dict(
                 session.execute(
                     select(DocumentRow.store_id, func.count()).group_by(DocumentRow.store_id)
-                )
-                .tuples()
-                .all()
+                ).all()
             )
             chunks = dict(
-                session.execute(select(ChunkRow.store_id, func.count()).group_by(ChunkRow.store_id))
-                .tuples()
-                .all()
+                session.execute(
+                    select(ChunkRow.store_id, func.count()).group_by(ChunkRow.store_id)
+                ).all()
             )
             return [
                 StoreInfo(

@@ -23,6 +23,7 @@ Outcome = Literal["added", "replaced", "unchanged"]
 
 _MANY = 500  # ids in one SQL statement
 _STORED = np.dtype("<f2")
+_LARGEST = 1.01  # of a unit vector's numbers, with room for rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class NewDocument:
 
     Attributes:
         name: Unique in its store.
-        root: Absolute folder it was found under; "" for a single file.
+        root: Absolute folder it was found under: the one given, or its own when named itself.
         sha256: Hex digest of the file's bytes.
         size: The file's bytes.
         vectors: (len(passages), dim) float32 unit rows.
@@ -179,9 +180,7 @@ class Store:
                     select(ChunkRow.document_id, func.count())
                     .where(ChunkRow.store_id == self.id)
                     .group_by(ChunkRow.document_id)
-                )
-                .tuples()
-                .all()
+                ).all()
             )
             row = DocumentRow
             return [
@@ -225,9 +224,7 @@ class Store:
                     select(DocumentRow.name, DocumentRow.sha256).where(
                         DocumentRow.store_id == self.id
                     )
-                )
-                .tuples()
-                .all()
+                ).all()
             )
 
     def document(self, name: str) -> Document:
@@ -255,6 +252,17 @@ class Store:
             media_type=row.media_type,
             warnings=tuple(row.warnings),
         )
+
+    def page_of(self, name: str, offset: int) -> int | None:
+        """Return the page, from 1, of a character of a document; None if it has no pages."""
+        with self._db.read() as session:
+            pages = session.scalar(
+                select(DocumentRow.pages).where(
+                    DocumentRow.store_id == self.id, DocumentRow.name == name
+                )
+            )
+        on = [int(label) for start, end, label in pages or () if start <= offset < end]
+        return on[0] if on else None
 
     def commit(self, documents: Iterable[NewDocument]) -> dict[str, Outcome]:
         """Store documents in one transaction, replacing those of the same name.
@@ -400,11 +408,13 @@ class _Log:
                 "warnings": list(document.warnings),
             },
         )
-        if len(new.passages) != len(new.vectors) or new.vectors.shape[1:] != (self._store.dim,):
+        if new.vectors.shape != (len(new.passages), self._store.dim):
             raise ValueError(
                 f"{new.name}: got vectors {new.vectors.shape}, "
                 f"expected ({len(new.passages)}, {self._store.dim})"
             )
+        if not (np.abs(new.vectors) <= _LARGEST).all():  # also refuses NaN
+            raise ValueError(f"{new.name}: a vector holds numbers that no unit vector holds")
         rows = [
             {
                 "store_id": self._store.id,
@@ -440,8 +450,8 @@ class _Log:
 
 
 def _storable(name: str) -> str:
-    """Give a name typed by a user a form that can be looked up: lone surrogates match nothing."""
-    return name.encode("utf-8", "replace").decode()
+    """Escape lone surrogates of a name a user typed: the database would refuse to look it up."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:

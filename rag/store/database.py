@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
 from sqlalchemy.orm import Session
 
 from rag.errors import ConfigError, StorageError
@@ -56,6 +64,7 @@ class Database:
                 self.name = self._url.database
             with translated(self.name):
                 self._engine = _create_engine(url, timeout_s)
+                weakref.finalize(self, self._engine.dispose)
                 with self.read() as session:
                     current = _schema_version(session.connection()) == SCHEMA_VERSION
                 if not current:
@@ -105,8 +114,8 @@ def translated(name: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except IntegrityError:  # a race the caller decides about, not a fault
-        raise
+    except (IntegrityError, ProgrammingError, DataError):
+        raise  # a race that the caller decides about, or a bug of ours: no fault of the storage
     except DBAPIError as error:
         raise _storage_error(error.orig, str(name)) from error
     except sqlite3.Error as error:

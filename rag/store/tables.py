@@ -52,7 +52,7 @@ class DocumentRow(Base):
     store_id: Mapped[str] = mapped_column(ForeignKey("stores.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(Text)
     root: Mapped[str] = mapped_column(Text)
-    """Absolute folder it was found under when a folder was ingested; "" for a single file."""
+    """Absolute folder it was found under: the one given, or its own when it was given itself."""
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     media_type: Mapped[str] = mapped_column(String(200))
@@ -77,7 +77,9 @@ class ChunkRow(Base):
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     store_id: Mapped[str] = mapped_column(ForeignKey("stores.id", ondelete="CASCADE"))
-    document_id: Mapped[int] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"))
+    document_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("documents.id", ondelete="CASCADE")
+    )
     start: Mapped[int]
     end: Mapped[int]
     page: Mapped[int | None]

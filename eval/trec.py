@@ -1,0 +1,112 @@
+"""Runs in TREC format: one line a hit, `query Q0 text rank score tag`, separated by spaces.
+
+The format has no way to write an id that holds white space; such an id is refused. The score
+column falls by 1 from rank to rank: readers order a run by score, and trec_eval orders equal
+scores by id, so that real scores with ties would come back in another order than the system's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from eval.metrics import explicit_scores
+from rag.errors import EvalDataError, PathError
+
+
+def check_ids(ids: Iterable[str]) -> None:
+    """Refuse ids that a TREC run cannot hold.
+
+    Raises:
+        EvalDataError: If one is empty or holds white space.
+    """
+    for id_ in ids:
+        if id_.split() != [id_]:
+            raise EvalDataError(
+                f"A TREC run cannot hold the id {id_!r:.80}: it has white space.",
+                do="Leave out --run, or rename the id in the set.",
+            )
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where no run can be written, before hours are spent on making it.
+
+    Raises:
+        PathError: If the folder is missing or may not be written, or `path` is a folder.
+    """
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise PathError(
+            f"Cannot write {path}.", do="Give --run the name of a file in a folder you may write."
+        )
+
+
+def write_run(path: Path, run: Mapping[str, Sequence[str]], tag: str) -> None:
+    """Write a run; the file appears whole or not at all.
+
+    Args:
+        path: Replaced if it exists.
+        run: Query id -> text ids, best first.
+        tag: Name of the system, without white space.
+
+    Raises:
+        EvalDataError: If an id or the tag holds white space.
+        PathError: If the file cannot be written.
+    """
+    check_ids([tag, *run])
+    lines = []
+    for query, ranking in run.items():
+        check_ids(ranking)
+        for rank, (text, score) in enumerate(explicit_scores(ranking).items(), start=1):
+            lines.append(f"{query} Q0 {text} {rank} {score:.0f} {tag}\n")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise PathError(
+            f"Cannot write {path}: {error.strerror}.", do="Give another --run."
+        ) from None
+
+
+def read_run(path: Path) -> dict[str, list[str]]:
+    """Return query id -> text ids, best first, as trec_eval reads it: by score, ties by id.
+
+    Of equal scores the greater id (in code point order) comes first; the rank column is ignored.
+
+    Raises:
+        PathError: If the file cannot be read.
+        EvalDataError: If a line has not six columns or its score is no number, or a query repeats
+            a text.
+    """
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise PathError(f"Cannot read {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise EvalDataError(f"{path} is not UTF-8.", do="Expected a TREC run.") from None
+    scores: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        cells = line.split()
+        try:
+            query, _, text, _, score, _ = cells
+            value = float(score)
+            if value != value or text in scores.get(query, {}):
+                raise ValueError
+        except ValueError:
+            raise EvalDataError(
+                f"{path}, line {number}: got {line!r:.80}.",
+                do="Expected `query Q0 text rank score tag`, each text once a query.",
+            ) from None
+        scores.setdefault(query, {})[text] = value
+    return {
+        query: sorted(found, key=lambda text: (found[text], text), reverse=True)
+        for query, found in scores.items()
+    }

@@ -1,0 +1,280 @@
+"""build_rag(settings): the only place that names concrete classes.
+
+Everything is made on first use: listing stores loads no model, and asking loads no parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag.config import Settings
+from rag.errors import ConfigError, IndexMismatch
+from rag.index.dense import FaissIndex
+from rag.index.follow import DenseFollower, LexicalFollower
+from rag.offline import switch_off_telemetry
+from rag.protocols import Reranker, Tokens
+from rag.store.catalog import Catalog
+from rag.store.corpus import Store
+from rag.store.database import Database
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable
+
+    from rag.chain import Answerer, Question
+    from rag.embed.openvino import OpenVinoEmbedder
+    from rag.embed.torch import TorchEmbedder
+    from rag.index.analyze import Analyzer
+    from rag.prompt import Message
+    from rag.retrieve import Retriever, System
+    from rag.schema import Answer, Hit
+
+
+def build_rag(settings: Settings) -> Rag:
+    """Return the parts that the settings ask for, none of them loaded yet.
+
+    Raises:
+        StorageError: If the database cannot be opened.
+    """
+    switch_off_telemetry()
+    return Rag(settings)
+
+
+def make_embedder(settings: Settings) -> OpenVinoEmbedder | TorchEmbedder:
+    """Return the embedder that the settings name; its weights load with the first text.
+
+    Raises:
+        ConfigError: If a setting does not fit the engine.
+        ModelError: If the model is not there.
+    """
+    query_prompt = settings.embedder_query_prompt or None
+    passage_prompt = settings.embedder_passage_prompt or None
+    if settings.embedder == "openvino":
+        if settings.embedder_device.startswith("cuda") or settings.embedder_precision == "f16":
+            raise ConfigError(
+                "embedder openvino runs on the CPU in f32 or bf16.", do="Set embedder to torch."
+            )
+        from rag.embed.openvino import OpenVinoEmbedder
+        from rag.embed.packaged import packaged_model
+
+        return OpenVinoEmbedder(
+            settings.models_folder,
+            model=packaged_model(query_prompt=query_prompt, passage_prompt=passage_prompt),
+            precision=settings.embedder_precision,
+            threads=settings.threads,
+            batch_tokens=settings.embedder_batch_tokens,
+        )
+    from rag.embed.torch import TorchEmbedder
+
+    return TorchEmbedder(
+        settings.embedder_model,
+        device=settings.embedder_device,
+        precision=settings.embedder_precision,
+        batch_tokens=settings.embedder_batch_tokens,
+        query_prompt=query_prompt,
+        passage_prompt=passage_prompt,
+    )
+
+
+def make_reranker(settings: Settings) -> Reranker | None:
+    """Return the reranker that the settings name, or None."""
+    if settings.reranker == "none":
+        return None
+    from rag.rerank import CrossEncoderReranker, EndpointReranker
+
+    if settings.reranker == "cross-encoder":
+        return CrossEncoderReranker(settings.reranker_model, device=settings.embedder_device)
+    return EndpointReranker(settings.reranker_url)
+
+
+class Rag:
+    """A library of stores under one set of settings. Make it with `build_rag`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.db = Database(settings.url, timeout_s=settings.database_timeout)
+        self.catalog = Catalog(self.db)
+
+    @cached_property
+    def embedder(self) -> OpenVinoEmbedder | TorchEmbedder:
+        """The embedder."""
+        return make_embedder(self.settings)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The embedder's view of text; needs no weights."""
+        return self.embedder.tokens
+
+    @cached_property
+    def analyzer(self) -> Analyzer:
+        """Splits text into terms, for the lexical index and the answerers alike."""
+        from rag.index.analyze import Analyzer
+
+        return Analyzer()
+
+    @cached_property
+    def reranker(self) -> Reranker | None:
+        """The reranker, or None."""
+        return make_reranker(self.settings)
+
+    @cached_property
+    def answerer(self) -> Answerer:
+        """Who writes the answers."""
+        from rag.extract import ExtractiveAnswerer
+
+        settings = self.settings
+        extractive = ExtractiveAnswerer(
+            self.analyzer, tokens=self.tokens, threshold=settings.refusal_threshold
+        )
+        if settings.generator == "extractive":
+            return extractive
+        from rag.chain import Generating
+        from rag.chat_models import endpoint_errors, openai_chat_model
+        from rag.prompt import load_template
+
+        return Generating(
+            openai_chat_model(settings),
+            judge=extractive,
+            template=load_template(settings.prompt_file),
+            count_tokens=lambda text: self.tokens.count([text])[0],
+            budget=settings.prompt_tokens,
+            analyzer=self.analyzer,
+            errors=partial(endpoint_errors, settings.generator_url),
+        )
+
+    def index_folder(self, store: Store) -> Path:
+        """Where a store's indexes keep their files; safe to delete."""
+        return self.settings.indexes_folder / store.id
+
+    def open(self, name: str) -> OpenStore:
+        """Open a store for searching and asking.
+
+        Raises:
+            UnknownStore: If there is none of that name.
+            IndexMismatch: If its vectors come from another embedder than the one now set.
+        """
+        store = self.catalog.get(name)
+        _check_embedder(store, self.embedder.fingerprint)
+        return OpenStore(self, store)
+
+    def writable(self, name: str, chunker: str) -> Store:
+        """Return the store, made now if it does not exist, for documents to be added.
+
+        Raises:
+            IndexMismatch: If it was made by another embedder or chunker than now set.
+        """
+        fingerprint = self.embedder.fingerprint
+        store = self.catalog.create(
+            name, embedder=fingerprint, dim=self.embedder.dim, chunker=chunker
+        )
+        _check_embedder(store, fingerprint)
+        if store.chunker != chunker:
+            raise IndexMismatch(
+                f"Store {name!r} was chunked by [{store.chunker}], now set is [{chunker}].",
+                do=f"Run `youju reindex --store {name}`, or set the chunk settings back.",
+            )
+        return store
+
+
+class OpenStore:
+    """A store with its indexes, kept in step with the database at every call."""
+
+    def __init__(self, rag: Rag, store: Store) -> None:
+        self._rag = rag
+        self.store = store
+
+    @cached_property
+    def dense(self) -> DenseFollower:
+        """The dense index, followed."""
+        settings = self._rag.settings
+        make = partial(
+            FaissIndex,
+            self.store.dim,
+            device=settings.index_device,
+            scratch_mib=settings.index_scratch_mib,
+            threads=settings.threads,
+        )
+        return DenseFollower(self.store, self._rag.index_folder(self.store), make)
+
+    @cached_property
+    def lexical(self) -> LexicalFollower:
+        """The lexical index, followed."""
+        from rag.index.lexical import TantivyIndex
+
+        index = TantivyIndex.open(
+            self._rag.index_folder(self.store) / "lexical",
+            analyzer=self._rag.analyzer,
+            lock_timeout_s=self._rag.settings.database_timeout,
+        )
+        return LexicalFollower(self.store, index)
+
+    def refresh(self) -> None:
+        """Bring both indexes up to date and save them.
+
+        Raises:
+            StorageError: If they cannot be written; nothing is lost, they are caches.
+        """
+        self.lexical.refresh()
+        self.dense.refresh()
+        self.dense.save()
+
+    def retriever(self, system: System | None = None) -> Retriever:
+        """Return a retriever over the store as it is now."""
+        from rag.retrieve import Retriever
+
+        settings = self._rag.settings
+        system = system or settings.system
+        return Retriever(
+            embedder=lambda: self._rag.embedder,
+            tokens=self._rag.tokens,
+            dense=self.dense.refresh() if system != "bm25" else None,
+            lexical=self.lexical.refresh() if system != "dense" else None,
+            chunks_by_id=self.store.chunks,
+            candidates=settings.candidates,
+            system=system,
+            reranker=self._rag.reranker,
+            reranker_depth=settings.reranker_depth,
+        )
+
+    def search(self, query: str, top_k: int | None = None) -> list[Hit]:
+        """Return up to top_k passages, best first; [] means that nothing matched.
+
+        Raises:
+            QueryError: If the query is empty or too long.
+            ModelError: If the embedder or the reranker fails.
+            StorageError: If the store cannot be read.
+        """
+        from rag.chain import checked_question
+
+        checked = checked_question(query, self._rag.settings.max_question_chars)
+        return self.retriever().search(checked, top_k or self._rag.settings.top_k)
+
+    def chain(self) -> Runnable[Question, Answer]:
+        """Return the LangChain chain that `ask` runs; it can be composed further."""
+        from rag.chain import build_chain
+
+        return build_chain(
+            lambda query, top_k: self.retriever().search(query, top_k),
+            self._rag.answerer,
+            page_of=self.store.page_of,
+            max_question_chars=self._rag.settings.max_question_chars,
+        )
+
+    def ask(
+        self, question: str, top_k: int | None = None, history: Sequence[Message] = ()
+    ) -> Answer:
+        """Answer a question from the store, or refuse; raises as `search` does."""
+        from rag.chain import Question
+
+        asked = Question(question, top_k or self._rag.settings.top_k, tuple(history))
+        return self.chain().invoke(asked)
+
+
+def _check_embedder(store: Store, fingerprint: str) -> None:
+    if store.embedder != fingerprint:
+        raise IndexMismatch(
+            f"Store {store.name!r} was embedded by [{store.embedder}], now set is [{fingerprint}].",
+            do=f"Run `youju reindex --store {store.name}`, or set the embedder back.",
+        )

@@ -1,0 +1,142 @@
+"""Looks at the installation and says what is there, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from rag.config import Settings
+from rag.errors import YoujuError
+
+Status = Literal["ok", "note", "missing"]
+
+_PACKAGES = (
+    "openvino",
+    "faiss-cpu",
+    "tantivy",
+    "jieba",
+    "kreuzberg",
+    "langchain-core",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        status: "ok"; "note" (works, worth knowing); "missing" (something asked for cannot work).
+        what: What was looked at.
+        detail: What was found and, if need be, what to do.
+    """
+
+    status: Status
+    what: str
+    detail: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything the settings ask for; never raises for what it finds."""
+    findings = [Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")]
+    findings += [_package(name) for name in _PACKAGES]
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        where = f"{sys.platform} {platform.machine()}"
+        findings.append(Finding("note", "platform", f"{where}: only Linux x86-64 is tested"))
+    checks: list[tuple[str, Callable[[Settings], Finding]]] = [
+        ("home", _home),
+        ("database", _database),
+        ("embedder", _embedder),
+        ("vector search", _gpu),
+        ("reranker", _reranker),
+        ("generator", _generator),
+    ]
+    for what, check in checks:
+        try:
+            findings.append(check(settings))
+        except (YoujuError, OSError) as error:
+            findings.append(Finding("missing", what, " ".join(str(error).split())))
+    return findings
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding("ok", name, version(name))
+    except PackageNotFoundError:
+        if name == "faiss-cpu" and importlib.util.find_spec("faiss"):
+            return Finding("ok", "faiss", "another build than faiss-cpu")
+        return Finding("missing", name, "not installed; run `make install`")
+
+
+def _home(settings: Settings) -> Finding:
+    home = settings.home
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free // 2**20
+    if not os.access(home, os.W_OK):
+        return Finding("missing", "home", f"{home} is not writable; set YOUJU_HOME")
+    status: Status = "ok" if free > 500 else "note"
+    return Finding(status, "home", f"{home}, {free:,} MiB free")
+
+
+def _database(settings: Settings) -> Finding:
+    from rag.store.catalog import Catalog
+    from rag.store.database import Database
+
+    database = Database(settings.url, timeout_s=settings.database_timeout)
+    stores = Catalog(database).stores()
+    database.close()
+    return Finding("ok", "database", f"{database.name}, stores: {len(stores)}")
+
+
+def _embedder(settings: Settings) -> Finding:
+    from rag.build import make_embedder
+
+    embedder = make_embedder(settings)
+    embedder.encode_queries(["ready?"])
+    return Finding("ok", f"embedder {settings.embedder}", f"{embedder.fingerprint}; it works")
+
+
+def _gpu(settings: Settings) -> Finding:
+    from rag.index.dense import FaissIndex, gpu_count
+
+    FaissIndex(1, device=settings.index_device)
+    gpus = gpu_count()
+    device = "CPU" if gpus == 0 or settings.index_device == "cpu" else f"{gpus} GPU"
+    return Finding("ok", "vector search", f"faiss on {device}")
+
+
+def _reranker(settings: Settings) -> Finding:
+    from rag.build import make_reranker
+
+    reranker = make_reranker(settings)
+    if reranker is None:
+        return Finding("ok", "reranker", "none (reranker = none)")
+    reranker.rerank("ready?", ["ready"])
+    return Finding("ok", "reranker", settings.reranker_model or settings.reranker_url)
+
+
+def _generator(settings: Settings) -> Finding:
+    if settings.generator == "extractive":
+        return Finding("ok", "generator", "extractive (needs no model)")
+    import httpx
+
+    url = settings.generator_url.rstrip("/") + "/models"
+    key = settings.generator_api_key.get_secret_value()
+    try:
+        response = httpx.get(
+            url, timeout=5, headers={"Authorization": f"Bearer {key}"} if key else {}
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Finding("missing", "generator", f"cannot reach {url}: {error}")
+    if response.status_code != httpx.codes.OK:
+        return Finding("note", "generator", f"{url} answered {response.status_code}")
+    return Finding("ok", "generator", f"{settings.generator_model} at {settings.generator_url}")

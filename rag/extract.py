@@ -1,0 +1,261 @@
+"""The answerer that needs no language model: the sentences that best answer, cited exactly.
+
+Every piece of the retrieved passages is scored by a linear model over plain measures
+(rag.candidates), and the one to three pieces are taken that most probably hold the answer and
+still fit an answer's length. It quotes and never writes: a question that wants a conclusion drawn
+from several places gets those places.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.candidates import FEATURES, Candidates, Piece, gather, length_share
+from rag.index.analyze import Analyzer
+from rag.language import is_chinese
+from rag.prompt import Message
+from rag.protocols import Tokens
+from rag.question import Question, analyze_question
+from rag.refusal import THRESHOLD, evidence_score, gather_evidence, refusal_text
+from rag.schema import Answer, Citation, FloatArray, Hit
+
+MAX_SENTENCES = 3
+MIN_PROBABILITY = 0.01
+"""A further sentence must be at least this likely to hold the answer."""
+
+MAX_HITS = 8
+"""Passages read for an answer; the weights were fitted on so many."""
+
+_SHORTLIST = 14
+_MARK = re.compile(r"\[(\d{1,3})\]")
+_FOOTNOTE = re.compile(r"(?<=[.。!?！？”\"])\[\d{1,3}\]")
+_BULLET = re.compile(r"(?:[-*+•·●○■□▪◆◇➢–—>]\s+|#{1,6}\s+)+")
+_WRAP = re.compile(
+    r"(?<=[\u2e80-\U0003ffff])\s*[\n\r\v\f\x85\u2028\u2029]\s*(?=[\u2e80-\U0003ffff])"
+)
+_NOT_WORD = re.compile(r"[\W_]+")
+
+# Fitted by `python -m eval.calibrate SETS`, see docs/decisions/0006-extractive-answers.md.
+_WEIGHTS_EN: dict[str, float] = {
+    "cover": 10.552, "cover_squared": -3.39, "cover_before": 2.93, "cover_after": 1.503,
+    "cover_passage": -0.179, "log_rank": -0.603, "top": -0.259, "bm25": 3.628, "cosine": 10.286,
+    "grams": 0.0, "pairs": 2.339, "rarest": 0.53, "log_length": 0.631, "log_new": 0.103,
+    "first": -0.132, "last": -0.09, "number": 1.224, "date": 1.73, "person": 1.145,
+    "place": 0.696, "reason": 3.121, "number_cover": 1.181, "date_cover": 1.077,
+    "date_number": 0.701, "focus": 0.557, "terms": -1.576,
+}  # fmt: skip
+_WEIGHTS_ZH: dict[str, float] = {
+    "cover": 5.707, "cover_squared": -0.041, "cover_before": 7.138, "cover_after": 2.826,
+    "cover_passage": 1.008, "log_rank": -1.182, "top": -0.946, "bm25": 8.493, "cosine": -4.112,
+    "grams": 6.937, "pairs": -2.506, "rarest": 1.824, "log_length": -0.853, "log_new": -0.32,
+    "first": 1.222, "last": -0.178, "number": 2.664, "date": 1.975, "person": 2.591,
+    "place": 0.674, "reason": 1.633, "number_cover": 0.596, "date_cover": 1.764,
+    "date_number": 1.05, "focus": 1.777, "terms": 1.636,
+}  # fmt: skip
+
+
+class ExtractiveAnswerer:
+    """Answers from passages by quoting them. Safe to share between threads.
+
+    Args:
+        analyzer: The lexical index's.
+        tokens: The embedder's view of text: cosines count as evidence only where it reads the
+            question. None: they always count.
+        threshold: Evidence in [0, 1] below which a question is refused; None: as calibrated.
+    """
+
+    def __init__(
+        self, analyzer: Analyzer, *, tokens: Tokens | None = None, threshold: float | None = None
+    ) -> None:
+        self._analyzer = analyzer
+        self._tokens = tokens
+        self._threshold = THRESHOLD if threshold is None else threshold
+
+    def answer(self, question: str, hits: Sequence[Hit], history: Sequence[Message] = ()) -> Answer:
+        """Answer a question from its hits.
+
+        Args:
+            question: As the user asked it; any string.
+            hits: Best first; only the first MAX_HITS are read.
+            history: Not read: quoting needs no conversation.
+
+        Returns:
+            At most MAX_SENTENCES sentences with their [n] marks, at most 60 words, or 120
+            characters where they are Chinese, marks included; or a refusal. A citation's page
+            is the one on which its chunk starts; its score is the probability, among all pieces
+            read, that it holds the answer.
+        """
+        hits = hits[:MAX_HITS]
+        asked = analyze_question(question, self._analyzer)
+        candidates = gather(asked, hits, self._analyzer)
+        if not candidates.pieces:
+            return Answer(refusal_text(asked.language), refused=True)
+        probabilities = answer_probabilities(asked, candidates)
+        readable = 1.0 if self._tokens is None else float(self._tokens.coverage([question])[0])
+        evidence = gather_evidence(candidates, hits, int(probabilities.argmax()))
+        confidence = evidence_score(evidence, readable=readable)
+        if confidence < self._threshold:
+            return Answer(refusal_text(asked.language), refused=True, confidence=confidence)
+        options = _options(candidates, hits, probabilities)
+        text, citations = _render(_merge(_choose(options), hits), hits)
+        return Answer(text, refused=False, citations=citations, confidence=confidence)
+
+
+def answer_probabilities(question: Question, candidates: Candidates) -> NDArray[np.float64]:
+    """Estimate for each piece the probability that it holds the answer.
+
+    softmax over the pieces of the weighted sum of their features; the weights are of the
+    question's language.
+
+    Args:
+        question: Decides which weights are used.
+        candidates: At least one piece.
+
+    Returns:
+        (n,) probabilities that sum to 1.
+    """
+    weights = _WEIGHTS_EN if question.language == "en" else _WEIGHTS_ZH
+    return softmax(candidates.features, np.array([weights[name] for name in FEATURES]))
+
+
+def softmax(features: FloatArray, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return exp(features @ weights), scaled to sum 1; features is (n > 0, d)."""
+    scores = features.astype(np.float64) @ weights
+    odds = np.exp(scores - scores.max())
+    return np.asarray(odds / odds.sum(), np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A piece as it would be shown: `share` of the longest answer, its mark included."""
+
+    piece: Piece
+    probability: float
+    shown: str
+    share: float
+
+
+def _options(
+    candidates: Candidates, hits: Sequence[Hit], probabilities: NDArray[np.float64]
+) -> list[_Option]:
+    """The likeliest pieces, best first; the same sentence from another document only once."""
+    options: dict[str, _Option] = {}
+    for index in np.argsort(-probabilities, kind="stable")[: 3 * _SHORTLIST].tolist():
+        piece = candidates.pieces[index]
+        shown = show(hits[piece.hit].chunk.text, piece)
+        key = _NOT_WORD.sub("", unicodedata.normalize("NFKC", shown)).casefold() or shown
+        probability = float(probabilities[index])
+        if key in options:
+            known = options[key]
+            options[key] = replace(known, probability=known.probability + probability)
+        elif len(options) < _SHORTLIST:
+            options[key] = _Option(piece, probability, shown, length_share(shown + _mark(1, shown)))
+    return sorted(options.values(), key=lambda option: -option.probability)
+
+
+def _choose(options: list[_Option]) -> list[_Option]:
+    """The up to MAX_SENTENCES options of most probability that together fit an answer."""
+    likely = [option for option in options if option.probability >= MIN_PROBABILITY]
+    best: tuple[_Option, ...] = ()
+    best_sum = 0.0
+    for size in range(1, MAX_SENTENCES + 1):
+        for group in itertools.combinations(likely, size):
+            total = sum(option.probability for option in group)
+            if total > best_sum and sum(option.share for option in group) <= 1:
+                best, best_sum = group, total
+    return list(best) or options[:1]
+
+
+def _merge(chosen: list[_Option], hits: Sequence[Hit]) -> list[_Option]:
+    """Join pieces that follow each other in their passage; the rest stays best first."""
+    merged: list[_Option] = []
+    for option in sorted(chosen, key=lambda option: (option.piece.hit, option.piece.start)):
+        last = merged[-1] if merged else None
+        if last is not None and _adjoins(last.piece, option.piece, hits):
+            piece = replace(last.piece, end=option.piece.end, closes=option.piece.closes)
+            shown = show(hits[piece.hit].chunk.text, piece)
+            probability = min(1.0, last.probability + option.probability)
+            merged[-1] = _Option(piece, probability, shown, last.share + option.share)
+        else:
+            merged.append(option)
+    return sorted(merged, key=lambda option: -option.probability)
+
+
+def _adjoins(left: Piece, right: Piece, hits: Sequence[Hit]) -> bool:
+    text = hits[left.hit].chunk.text
+    if left.hit != right.hit or text[left.start] == "|" or text[right.start] == "|":
+        return False
+    between = text[left.end : right.start]
+    return not between.strip() and "\n" not in between
+
+
+def _render(chosen: list[_Option], hits: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:
+    """The answer's text with its marks, and the citations in their order."""
+    parts: list[str] = []
+    citations: list[Citation] = []
+    for number, option in enumerate(chosen, 1):
+        chunk, piece = hits[option.piece.hit].chunk, option.piece
+        if parts and not (is_chinese(parts[-1]) and is_chinese(option.shown)):
+            parts.append(" ")
+        parts.append(option.shown + _mark(number, option.shown))
+        citations.append(
+            Citation(
+                file=chunk.file,
+                page=chunk.page,
+                start=chunk.start + piece.start,
+                end=chunk.start + piece.end,
+                quote=chunk.text[piece.start : piece.end],
+                score=round(min(1.0, option.probability), 4),
+            )
+        )
+    return "".join(parts), tuple(citations)
+
+
+def _mark(number: int, shown: str) -> str:
+    return f"[{number}]" if is_chinese(shown) else f" [{number}]"
+
+
+def show(text: str, piece: Piece) -> str:
+    """Make a piece readable: no bullets, no line breaks, no marks that look like ours.
+
+    A table row gets its column names ("Code: E-104; Fault: overheating") where the table has a
+    header and the result is not longer than an answer.
+    """
+    raw = text[piece.start : piece.end]
+    if raw.startswith("|") or "\t" in raw:
+        return _plain(_show_row(raw, piece))
+    shown = _plain(_BULLET.sub("", raw, count=1) if _BULLET.match(raw) else raw)
+    return f"{'' if piece.opens else '…'}{shown}{'' if piece.closes else '…'}"
+
+
+def _show_row(raw: str, piece: Piece) -> str:
+    cells = _cells(raw)
+    if piece.header and piece.opens and piece.closes:
+        names = _cells(piece.header)
+        colon, semicolon = ("：", "；") if is_chinese(raw + piece.header) else (": ", "; ")
+        named = semicolon.join(
+            f"{name}{colon}{cell}" if name else cell
+            for name, cell in itertools.zip_longest(names, cells, fillvalue="")
+            if cell
+        )
+        if length_share(f"{named} [1]") <= 1:
+            return named
+    return " | ".join(cell for cell in cells if cell)
+
+
+def _cells(row: str) -> list[str]:
+    separator = "|" if row.startswith("|") else "\t"
+    return [cell.strip() for cell in row.strip("|").split(separator)]
+
+
+def _plain(text: str) -> str:
+    text = _FOOTNOTE.sub("", text).replace("**", "")
+    text = _MARK.sub(r"(\1)", text)
+    return " ".join(_WRAP.sub("", text).split())

@@ -1,0 +1,114 @@
+"""Kills an ingest at random moments, twenty times, and compares what is left with a fresh build."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from rag.build import build_rag
+from rag.config import Settings
+from rag.store.tables import ChunkRow, DocumentRow
+
+KILLS = 20
+FILES = 40
+STORE = "killed"
+WORDS = "泵 阀门 轴承 压力 温度 密封 pump valve bearing pressure seal motor torque".split()
+
+
+def write_corpus(folder: Path, seed: int) -> None:
+    """Write FILES files; a different seed changes a third of them."""
+    folder.mkdir(exist_ok=True)
+    for number in range(FILES):
+        words = random.Random(seed if number % 3 == 0 else number)
+        text = " ".join(words.choice(WORDS) for _ in range(120))
+        (folder / f"{number:03}.txt").write_text(f"Part {number}. {text}.\n", "utf-8")
+
+
+def ingest(corpus: Path, home: Path) -> subprocess.Popen[bytes]:
+    """Start an ingest that commits often."""
+    environment = {**os.environ, "YOUJU_HOME": str(home), "YOUJU_COMMIT_CHUNKS": "4"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "youju", "ingest", str(corpus), "--store", STORE, "--prune"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def contents(home: Path) -> dict[str, Any]:
+    """Everything that a store holds and finds, without what may differ (ids, times)."""
+    rag = build_rag(Settings(home=home))
+    opened = rag.open(STORE)
+    opened.refresh()
+    with rag.db.read() as session:
+        rows = session.execute(
+            select(
+                DocumentRow.name,
+                DocumentRow.sha256,
+                ChunkRow.id,
+                ChunkRow.start,
+                ChunkRow.end,
+                ChunkRow.text,
+                ChunkRow.vector,
+            ).join(ChunkRow, ChunkRow.document_id == DocumentRow.id)
+        ).all()
+    ids = {row.id for row in rows}
+    dense = opened.dense.refresh()
+    assert set(dense.contents()[0].tolist()) == ids
+    assert len(opened.lexical.refresh()) == len(ids)
+    found = {
+        query: sorted(
+            (hit.chunk.file, hit.chunk.start, round(hit.score, 3))
+            for hit in opened.search(query, top_k=100)
+        )
+        for query in ("轴承温度", "pressure seal", "Part 7")
+    }
+    rag.db.close()
+    return {
+        "rows": sorted((r.name, r.sha256, r.start, r.end, r.text) for r in rows),
+        "found": found,
+    }
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
+def test_a_killed_ingest_loses_and_doubles_nothing(tmp_path: Path, converted_models: Path) -> None:
+    corpus, home = tmp_path / "corpus", tmp_path / "killed"
+    for name in ("timing", "killed", "fresh"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "models").symlink_to(converted_models, target_is_directory=True)
+    write_corpus(corpus, seed=0)
+    begin = time.monotonic()
+    first = ingest(corpus, tmp_path / "timing")
+    assert first.wait() == 0
+    whole = time.monotonic() - begin
+    moments = random.Random(2026)
+    for kill in range(KILLS):
+        write_corpus(corpus, seed=kill // 4)
+        process = ingest(corpus, home)
+        try:
+            process.wait(timeout=whole * moments.uniform(0.2, 1.0))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+    last = ingest(corpus, home)
+    _, errors = last.communicate()
+    assert last.returncode == 0, errors.decode()
+    fresh = ingest(corpus, tmp_path / "fresh")
+    _, errors = fresh.communicate()
+    assert fresh.returncode == 0, errors.decode()
+    left, expected = contents(home), contents(tmp_path / "fresh")
+    assert len({row[0] for row in left["rows"]}) == FILES
+    assert left == expected

@@ -1,0 +1,157 @@
+"""The chain end to end, with the extractive answerer and with a real HTTP endpoint on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag.build import build_rag
+from rag.chain import Question, checked_question
+from rag.config import Settings
+from rag.errors import ModelError, QueryError
+
+QUESTION = "Who is supposed to use the yellow locks?"
+
+
+class Endpoint:
+    """A chat-completions server that answers what the test says and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.reply = ""
+        self.status = 200
+        self.requests: list[dict[str, Any]] = []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                endpoint.requests.append(json.loads(body))
+                answer: dict[str, Any] = {
+                    "id": "c1",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": "m",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "finish_reason": "stop",
+                            "message": {"role": "assistant", "content": endpoint.reply},
+                        }
+                    ],
+                    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+                }
+                if endpoint.status != 200:
+                    answer = {"error": {"message": "no such model", "type": "x", "code": "y"}}
+                data = json.dumps(answer).encode()
+                self.send_response(endpoint.status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    made = Endpoint()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+def settings(home: Path, url: str) -> Settings:
+    return Settings(
+        home=home, store="samples", generator="openai", generator_url=url, generator_model="m"
+    )
+
+
+def test_the_chain_is_a_langchain_runnable(samples_home: Path) -> None:
+    from langchain_core.runnables import Runnable
+
+    chain = build_rag(Settings(home=samples_home)).open("samples").chain()
+    assert isinstance(chain, Runnable)
+    first, second = chain.batch([Question(QUESTION), Question("C3 控制器显示 E05 是什么故障？")])
+    assert "Contractors" in first.text
+    assert "压力变送器断线" in second.text
+    assert set(first.timings) == {"retrieve", "answer"}
+
+
+def test_a_generated_answer_is_cited_and_checked(samples_home: Path, endpoint: Endpoint) -> None:
+    endpoint.reply = "Contractors use the yellow locks [1]. They were made on the moon [1]."
+    rag = build_rag(settings(samples_home, endpoint.url))
+    answer = rag.open("samples").ask(QUESTION)
+    (citation,) = answer.citations
+    assert citation.file == "safety/lockout-tagout-en.txt"
+    text = rag.catalog.get("samples").document(citation.file).text
+    assert text[citation.start : citation.end] == citation.quote
+    assert "ontractors" in citation.quote
+    assert answer.unsupported == ("They were made on the moon.",)
+    assert answer.tokens == {"input": 7, "output": 3}
+    messages = endpoint.requests[0]["messages"]
+    assert [message["role"] for message in messages] == ["system", "user"]
+    assert QUESTION in messages[-1]["content"]
+    assert "ellow" in messages[-1]["content"]
+
+
+def test_no_evidence_asks_no_model(samples_home: Path, endpoint: Endpoint) -> None:
+    answer = (
+        build_rag(settings(samples_home, endpoint.url)).open("samples").ask("红烧肉怎么做才不腻？")
+    )
+    assert answer.refused
+    assert endpoint.requests == []
+
+
+def test_a_model_that_refuses_is_a_refusal(samples_home: Path, endpoint: Endpoint) -> None:
+    endpoint.reply = "The documents hold no answer to this question."
+    answer = build_rag(settings(samples_home, endpoint.url)).open("samples").ask(QUESTION)
+    assert answer.refused
+    assert answer.citations == ()
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(404, "answered 404"), (401, "refused the key"), (400, "answered 400")]
+)
+def test_an_endpoint_that_fails_is_one_line(
+    samples_home: Path, endpoint: Endpoint, status: int, message: str
+) -> None:
+    endpoint.status = status
+    opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
+    with pytest.raises(ModelError, match=message):
+        opened.ask(QUESTION)
+
+
+def test_an_endpoint_that_is_not_there_is_one_line(samples_home: Path) -> None:
+    opened = build_rag(settings(samples_home, "http://127.0.0.1:9/v1")).open("samples")
+    with pytest.raises(ModelError, match="Cannot reach the generator"):
+        opened.ask(QUESTION)
+
+
+def test_an_empty_reply_is_a_fault(samples_home: Path, endpoint: Endpoint) -> None:
+    endpoint.reply = "  "
+    opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
+    with pytest.raises(ModelError, match="empty answer"):
+        opened.ask(QUESTION)
+
+
+def test_a_question_is_cleaned_not_changed() -> None:
+    assert checked_question("  What\tis\n\x07 this? ", 50) == "What is this?"
+    assert checked_question("温度\ud800是多少？", 50) == "温度\ufffd是多少？"
+    assert checked_question("\ud83d\ude00 ok", 50) == "😀 ok"
+    with pytest.raises(QueryError, match="at most 3"):
+        checked_question("four", 3)
+    with pytest.raises(QueryError, match="empty"):
+        checked_question("?!", 50)
