@@ -1,1 +1,1 @@
-"""From bytes to chunks: find files, parse them behind a fence, cut them up, store and index them."""
+"""From bytes to chunks: find files, parse them behind a fence, cut them up, store them."""

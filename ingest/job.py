@@ -14,7 +14,7 @@ from pathlib import Path
 from ingest.chunk import Chunker
 from ingest.fence import ParserPool
 from ingest.pipeline import Ingestion, IngestReport, embed_documents
-from rag.build import Rag
+from rag.build import OpenStore, Rag
 from rag.errors import StorageError
 from rag.store.catalog import SHADOW_PREFIX
 from rag.store.corpus import Store
@@ -22,6 +22,7 @@ from rag.terminal import Advance, Progress
 
 _REINDEX_GROUP = 32  # documents embedded and committed together
 _REINDEX_TRIES = 3
+_SHADOW_LIFE_S = 86_400  # what a killed reindex left behind is cleared away after a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,9 @@ def delete_files(rag: Rag, store_name: str, files: Sequence[str]) -> int:
         UnknownFile: If one of them is not there; nothing is deleted then.
     """
     names = list(dict.fromkeys(files))
-    rag.catalog.get(store_name).delete(names)
-    rag.open(store_name).refresh()
+    store = rag.catalog.get(store_name)
+    store.delete(names)
+    OpenStore(rag, store).refresh()  # whatever its embedder: nothing is embedded
     return len(names)
 
 
@@ -112,6 +114,7 @@ def reindex_store(
         StorageError: If other processes keep changing the store meanwhile.
     """
     store = rag.catalog.get(store_name)
+    rag.catalog.delete_shadows(_SHADOW_LIFE_S)
     for _ in range(_REINDEX_TRIES):
         begin = store.seq()
         shadow = _copy(rag, store, progress)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from rag.errors import UnknownStore, UsageError
 from rag.store.corpus import Store
@@ -127,12 +129,24 @@ class Catalog:
         """
         store = self.get(name)
         with self._db.write() as session:
-            count = session.scalar(
-                select(func.count())
-                .where(DocumentRow.store_id == store.id)
-                .select_from(DocumentRow)
+            return _delete(session, store.id)
+
+    def delete_shadows(self, older_than_s: float) -> int:
+        """Delete hidden stores that a killed reindex left behind; return how many there were."""
+        limit = int(time.time() - older_than_s)
+        with self._db.write() as session:
+            left = select(StoreRow.id).where(
+                StoreRow.name.startswith(SHADOW_PREFIX), StoreRow.created_at < limit
             )
-            for table in (ChangeRow, ChunkRow, DocumentRow):
-                session.execute(delete(table).where(table.store_id == store.id))
-            session.execute(delete(StoreRow).where(StoreRow.id == store.id))
-            return count or 0
+            return len([_delete(session, store_id) for store_id in session.scalars(left).all()])
+
+
+def _delete(session: Session, store_id: str) -> int:
+    """Delete a store with everything in it; return how many documents it held."""
+    held = session.scalar(
+        select(func.count()).select_from(DocumentRow).where(DocumentRow.store_id == store_id)
+    )
+    for table in (ChangeRow, ChunkRow, DocumentRow):
+        session.execute(delete(table).where(table.store_id == store_id))
+    session.execute(delete(StoreRow).where(StoreRow.id == store_id))
+    return held or 0
