@@ -27,13 +27,15 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Ask your own documents, and get answers whose citations can be checked.",
     epilog="Add --debug to any command to see the traceback of an error.",
 )
 app.command()(ingest_cli.ingest)
 
 TopKOption = Annotated[
-    int | None, typer.Option("--top-k", "-k", help="Passages to use, 1 to 100.", show_default="8")
+    int | None,
+    typer.Option("--top-k", "-k", help="Passages to use, 1 to 100; else the setting `top_k`."),
 ]
 
 
@@ -44,7 +46,10 @@ def ask(
     top_k: TopKOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer a question with citations, or say that the documents hold no answer."""
+    """Answer a question with citations, or refuse.
+
+    It refuses when the documents hold too little evidence for an answer.
+    """
     from rag.build import build_rag
     from rag.config import load_settings
 
@@ -121,7 +126,10 @@ def show(
     start: Annotated[int, typer.Option(min=0, help="First character.")] = 0,
     end: Annotated[int | None, typer.Option(min=0, help="One past the last character.")] = None,
 ) -> None:
-    """Print a file's parsed text, or the stretch of it that a citation points to."""
+    """Print a file's parsed text, or part of it.
+
+    `--start` and `--end` are those of a citation.
+    """
     from rag.build import build_rag
     from rag.config import load_settings
 
@@ -136,7 +144,10 @@ app.add_typer(eval_app, name="eval")
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what is installed, which device and models are used, and what is missing."""
+    """Say what is installed and what is missing.
+
+    With the device and the models in use; the exit status is 1 if something is missing.
+    """
     from rag.config import load_settings
     from rag.doctor import examine
 
@@ -152,7 +163,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 @app.command()
 def config(as_json: JsonOption = False) -> None:
-    """List every setting, its value and where the value came from."""
+    """List every setting, its value and origin."""
     from rag.config import load_settings
 
     rows = load_settings().rows()

@@ -322,10 +322,12 @@ def calibrate_answers(sets: Path, parts: Parts, limit: int) -> dict[str, dict[st
         examples: list[Example] = []
         for name in names:
             examples += answer_examples(sets, name, parts, limit // len(names), skip)
-        if language == "zh":  # the packaged embedder reads no Chinese: its cosines are noise
-            for example in examples:
-                example.features[:, FEATURES.index("cosine")] = 0
+        # Codes are weighed by hand; the packaged embedder reads no Chinese: its cosines are noise.
+        left_out = {"codes"} if language == "en" else {"codes", "cosine"}
+        for example in examples:
+            example.features[:, [FEATURES.index(name) for name in left_out]] = 0
         fitted[language] = dict(zip(FEATURES, map(float, fit_softmax(examples)), strict=True))
+        del fitted[language]["codes"]
     return fitted
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from rag.terminal import print_json, print_table, progress_bar
+from rag.terminal import Progress, print_json, print_table, progress_bar
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def measure() -> None:
-    """Measure on test sets how well passages are found and answered."""
+    """Measure retrieval, answers and refusals."""
 
 
 @app.command()
@@ -24,7 +24,7 @@ def retrieval(
     ],
     system: Annotated[
         Literal["hybrid", "dense", "bm25", "rrf"] | None,
-        typer.Option("--system", show_default="hybrid", help="How passages are found."),
+        typer.Option("--system", help="How passages are found; else the setting `system`."),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Judgements: qrels/SPLIT.tsv.")] = "test",
     limit: Annotated[
@@ -35,7 +35,10 @@ def retrieval(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a system's rankings: nDCG@10, recall@5, @10, @100, MRR@10; every query counts."""
+    """Score a system's rankings on a test set.
+
+    nDCG@10, recall@5, @10, @100 and MRR@10; every judged query counts, found or not.
+    """
     from eval.retrieval import evaluate_retrieval
     from rag.build import build_rag
     from rag.config import load_settings
@@ -60,3 +63,84 @@ def retrieval(
             ]
         ],
     )
+
+
+@app.command()
+def answers(
+    data: Annotated[
+        Path,
+        typer.Option("--data", show_default=False, help="BEIR folder with an answers.jsonl."),
+    ],
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first questions.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count the answers that hold a right one.
+
+    Asks a set's questions over all its passages.
+    """
+    from eval.answers import evaluate_answers, read_questions
+    from eval.data import read_set
+    from eval.retrieval import opened_set
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    rag = build_rag(load_settings().settings)
+    questions = read_questions(data, limit)
+    with (
+        progress_bar("Asking") as advance,
+        opened_set(rag, read_set(data), advance) as opened,
+    ):
+        report = evaluate_answers(
+            opened.ask,
+            questions,
+            lambda done: advance(Progress(done, len(questions))),
+        )
+    _print({"data": data.resolve().name, **report.to_json()}, as_json)
+
+
+@app.command()
+def refusal(
+    qa: Annotated[
+        Path, typer.Option("--qa", show_default=False, help="Questions with and without answer.")
+    ],
+    corpus: Annotated[
+        Path, typer.Option("--corpus", show_default=False, help="Folder of their documents.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count what is refused, rightly and wrongly.
+
+    Asks questions with and without an answer of a folder of documents.
+    """
+    from tempfile import TemporaryDirectory
+
+    from eval.answers import evaluate_refusal, read_qa
+    from ingest.job import ingest_paths
+    from rag.build import build_rag, in_folder
+    from rag.config import load_settings
+
+    questions = read_qa(qa)
+    settings = load_settings().settings
+    with TemporaryDirectory() as folder, progress_bar("Asking") as advance:
+        rag = in_folder(build_rag(settings), Path(folder))
+        ingest_paths(rag, settings.store, [corpus], progress=advance)
+        report = evaluate_refusal(
+            rag.open(settings.store).ask,
+            questions,
+            lambda done: advance(Progress(done, len(questions))),
+        )
+        rag.db.close()
+    _print({"qa": str(qa), **report.to_json()}, as_json)
+
+
+def _print(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(values)
+        return
+    rows = [
+        [name, ", ".join(value) if isinstance(value, list) else str(value)]
+        for name, value in values.items()
+    ]
+    print_table(["measure", "value"], rows)

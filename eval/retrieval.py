@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy as np
 from eval.data import CorpusText, RetrievalSet, read_set
 from eval.metrics import evaluate_run
 from eval.trec import check_ids, check_writable, write_run
-from rag.build import OpenStore, Rag
+from rag.build import OpenStore, Rag, in_folder
 from rag.schema import Document, FloatArray, Passage
 from rag.store.corpus import NewDocument, Store
 from rag.terminal import Progress
@@ -101,12 +101,7 @@ def evaluate_retrieval(
         check_ids(item.id for items in (found.queries, found.corpus) for item in items)
     with_vectors = system != "bm25"
     label = f"{system}+{rag.settings.reranker}" if rag.reranker else system
-    beside = _beside(rag, _folder(rag, found, with_vectors))
-    with closing(beside.db):
-        store = _filled(beside, found, with_vectors, progress)
-        opened = OpenStore(beside, store)
-        if with_vectors:
-            opened.dense.save()
+    with opened_set(rag, found, progress, with_vectors=with_vectors) as opened:
         retriever = opened.retriever(system)
         texts = [query.text for query in found.queries]
         retriever.rank_many(texts[:1], TOP_K)  # loads what is loaded on first use
@@ -116,7 +111,7 @@ def evaluate_retrieval(
             progress(Progress(first, len(texts), "searching"))
             rankings += retriever.rank_many(texts[first : first + _QUERIES_AT_ONCE], TOP_K)
         seconds = time.perf_counter() - begin
-        chunks = store.chunks(list({id_ for ranking in rankings for id_, _ in ranking}))
+        chunks = opened.store.chunks(list({id_ for ranking in rankings for id_, _ in ranking}))
     run = {
         query.id: [chunks[id_].file for id_, _ in ranking]
         for query, ranking in zip(found.queries, rankings, strict=True)
@@ -132,16 +127,37 @@ def evaluate_retrieval(
     )
 
 
+@contextmanager
+def opened_set(
+    rag: Rag,
+    data: RetrievalSet,
+    progress: Callable[[Progress], None] = lambda _progress: None,
+    *,
+    with_vectors: bool = True,
+) -> Iterator[OpenStore]:
+    """Open the store that holds a set's texts, indexed now if no earlier run did it.
+
+    Args:
+        rag: The parts and settings to measure; its own stores are not touched.
+        data: The set.
+        progress: Called before each batch of texts.
+        with_vectors: False embeds nothing: only "bm25" can search then.
+
+    Raises:
+        ModelError: If the embedder fails.
+        StorageError: If the home folder cannot be used or is full.
+    """
+    beside = in_folder(rag, _folder(rag, data, with_vectors))
+    with closing(beside.db):
+        opened = OpenStore(beside, _filled(beside, data, with_vectors, progress))
+        if with_vectors:
+            opened.dense.save()
+        yield opened
+
+
 def _folder(rag: Rag, data: RetrievalSet, with_vectors: bool) -> Path:
     made_of = f"{data.corpus_sha256}\n{rag.embedder.fingerprint if with_vectors else _NO_VECTORS}"
     return rag.settings.home / "eval" / hashlib.sha256(made_of.encode()).hexdigest()[:20]
-
-
-def _beside(rag: Rag, folder: Path) -> Rag:
-    """Return the same parts over a database in another folder."""
-    other = Rag(rag.settings.model_copy(update={"home": folder, "database_url": ""}))
-    other.embedder, other.analyzer, other.reranker = rag.embedder, rag.analyzer, rag.reranker
-    return other
 
 
 def _filled(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ingest.pipeline import IngestReport
 
 StoreOption = Annotated[
-    str | None, typer.Option("--store", "-s", help="Store to use.", show_default="default")
+    str | None, typer.Option("--store", "-s", help="Store to use; else the setting `store`.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -28,7 +28,10 @@ def ingest(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Add files and folders to a store; what it holds already is not done again."""
+    """Add files and folders to a store.
+
+    What it holds already is not done again; a file that has changed replaces what was there.
+    """
     from ingest.job import ingest_paths
     from rag.build import build_rag
     from rag.config import load_settings
@@ -74,7 +77,10 @@ def delete(
 
 
 def reindex(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Cut and embed a store's documents again, with the embedder and chunk size now set."""
+    """Cut and embed a store's documents again.
+
+    With the embedder and the chunk size now set; until it is done the store answers as before.
+    """
     from ingest.job import reindex_store
     from rag.build import build_rag
     from rag.config import load_settings

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.config import Settings
-from rag.errors import ConfigError, IndexMismatch
+from rag.errors import ConfigError, IndexMismatch, UsageError
 from rag.index.dense import FaissIndex
 from rag.index.follow import DenseFollower, LexicalFollower
 from rag.offline import switch_off_telemetry
 from rag.protocols import Reranker, Tokens
-from rag.store.catalog import Catalog
+from rag.store.catalog import SHADOW_PREFIX, Catalog
 from rag.store.corpus import Store
 from rag.store.database import Database
 
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 
 
 def build_rag(settings: Settings) -> Rag:
-    """Return the parts that the settings ask for, none of them loaded yet.
-
-    Raises:
-        StorageError: If the database cannot be opened.
-    """
+    """Return the parts that the settings ask for, none of them loaded yet."""
     switch_off_telemetry()
     return Rag(settings)
+
+
+def in_folder(rag: Rag, folder: Path) -> Rag:
+    """Return the same parts over a database of its own in another folder."""
+    other = Rag(rag.settings.model_copy(update={"home": folder, "database_url": ""}))
+    other.embedder, other.analyzer, other.reranker = rag.embedder, rag.analyzer, rag.reranker
+    return other
 
 
 def make_embedder(settings: Settings) -> OpenVinoEmbedder | TorchEmbedder:
@@ -94,8 +97,16 @@ class Rag:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.db = Database(settings.url, timeout_s=settings.database_timeout)
-        self.catalog = Catalog(self.db)
+
+    @cached_property
+    def db(self) -> Database:
+        """The database, opened on first use."""
+        return Database(self.settings.url, timeout_s=self.settings.database_timeout)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The stores in it."""
+        return Catalog(self.db)
 
     @cached_property
     def embedder(self) -> OpenVinoEmbedder | TorchEmbedder:
@@ -163,8 +174,14 @@ class Rag:
         """Return the store, made now if it does not exist, for documents to be added.
 
         Raises:
+            UsageError: If the name cannot be one.
             IndexMismatch: If it was made by another embedder or chunker than now set.
         """
+        if name.startswith(SHADOW_PREFIX):
+            raise UsageError(
+                f"Store name {name!r} begins with {SHADOW_PREFIX!r}, which hidden stores do.",
+                do="Give another name.",
+            )
         fingerprint = self.embedder.fingerprint
         store = self.catalog.create(
             name, embedder=fingerprint, dim=self.embedder.dim, chunker=chunker

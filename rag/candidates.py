@@ -33,9 +33,10 @@ FEATURES = (
     "cover", "cover_squared", "cover_before", "cover_after", "cover_passage", "log_rank", "top",
     "bm25", "cosine", "grams", "pairs", "rarest", "log_length", "log_new", "first", "last",
     "number", "date", "person", "place", "reason", "number_cover", "date_cover", "date_number",
-    "focus", "terms",
+    "focus", "terms", "codes",
 )  # fmt: skip
 
+_WHOLE_LINES = (".pdf", ".docx", ".html", ".htm")
 _DIGIT = re.compile(r"[0-9]")
 _CLAUSE = re.compile(r"[，、；：,;:–—)）]+\s*|\s*\n\s*")
 _TABLE_RULE = re.compile(r"[\s|:+=-]+$")
@@ -106,11 +107,16 @@ class Candidates:
 
 
 def length_share(text: str) -> float:
-    """Length of a text as a share of the longest answer in its language, >= 0."""
-    return len(text) / MAX_CHARS if is_chinese(text) else len(text.split()) / MAX_WORDS
+    """Length of a text as a share of the longest answer in its language, >= 0.
+
+    A word counts for at least a tenth of its characters: an unbroken run of them is not one word.
+    """
+    if is_chinese(text):
+        return len(text) / MAX_CHARS
+    return max(len(text.split()), len(text) / 10) / MAX_WORDS
 
 
-def cut_pieces(text: str, hit: int = 0, context: str = "") -> list[Piece]:
+def cut_pieces(text: str, hit: int = 0, context: str = "", *, wrapped: bool = True) -> list[Piece]:
     """Cut a passage into pieces, leaving out headings and table frames.
 
     Args:
@@ -118,12 +124,13 @@ def cut_pieces(text: str, hit: int = 0, context: str = "") -> list[Piece]:
         hit: Goes into the pieces.
         context: The passage's context: a line of the text that repeats a part of it is a heading,
             and a last line that is a table row heads the table that the text continues.
+        wrapped: Whether a sentence may go on in the next line.
 
     Returns:
         Pieces in order, not overlapping.
     """
     headings, continued = _read_context(context)
-    spans = sentence_spans(text)
+    spans = sentence_spans(text) if wrapped else _line_sentences(text)
     pieces: list[Piece] = []
     header = continued
     for number, (start, end) in enumerate(spans):
@@ -141,6 +148,20 @@ def cut_pieces(text: str, hit: int = 0, context: str = "") -> list[Piece]:
             opens, closes = index == 0, index + 1 == len(windows)
             pieces.append(Piece(hit, left, right, len(pieces), opens, closes, header))
     return pieces
+
+
+def _line_sentences(text: str) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for line in text.split("\n"):
+        spans += [(start + left, start + right) for left, right in sentence_spans(line)]
+        start += len(line) + 1
+    return spans
+
+
+def is_wrapped(file: str) -> bool:
+    """Whether the lines of a file may be wrapped; other parsers join what belongs together."""
+    return not file.lower().endswith(_WHOLE_LINES)
 
 
 def _read_context(context: str) -> tuple[frozenset[str], str]:
@@ -172,8 +193,12 @@ def _windows(text: str, start: int, end: int) -> list[tuple[int, int]]:
         last = cut
     if begin < end:
         windows.append((begin, end))
-    stripped = [_strip(text, *window) for window in windows]
-    return [window for window in stripped if window[0] < window[1]]
+    shortened: list[tuple[int, int]] = []
+    for window in windows:
+        left, right = _strip(text, *window)
+        if left < right:
+            shortened += _windows(text, left, right)
+    return shortened
 
 
 def _word_end(text: str, begin: int, stop: int) -> int:
@@ -193,8 +218,9 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
 def gather(question: Question, hits: Sequence[Hit], analyzer: Analyzer) -> Candidates:
     """Cut the hits into pieces and measure each against the question.
 
-    A term's rarity is counted over the pieces themselves, ln(1 + (n - df + 0.5) / (df + 0.5)), so
-    no index is asked.
+    A term's rarity is counted over the pieces with their headings, so no index is asked: its
+    weight in the question times ln(1 + (n + 1) / (df + 0.5)). A term of every piece still counts:
+    a store may hold nothing but the answer.
 
     Args:
         question: Analysed with the same analyzer.
@@ -205,7 +231,7 @@ def gather(question: Question, hits: Sequence[Hit], analyzer: Analyzer) -> Candi
         All pieces; empty if the hits hold no text.
     """
     passages = [_read(number, hit, analyzer) for number, hit in enumerate(hits)]
-    rarity = _rarities(question.words, passages)
+    rarity = _rarities(question, passages)
     total = sum(rarity.values()) or 1.0
 
     def covered(words: set[str]) -> float:
@@ -250,7 +276,7 @@ class _Read:
 
 def _read(number: int, hit: Hit, analyzer: Analyzer) -> _Read:
     chunk = hit.chunk
-    pieces = cut_pieces(chunk.text, number, chunk.context)
+    pieces = cut_pieces(chunk.text, number, chunk.context, wrapped=is_wrapped(chunk.file))
     context = set(analyzer.passage(chunk.context).words)
     words: list[list[str]] = []
     grams: list[set[str]] = []
@@ -272,13 +298,17 @@ def _read(number: int, hit: Hit, analyzer: Analyzer) -> _Read:
     return _Read(chunk.text, pieces, words, grams, leads, everything)
 
 
-def _rarities(words: Sequence[str], passages: Sequence[_Read]) -> dict[str, float]:
-    sets = [set(piece) for passage in passages for piece in passage.words]
+def _rarities(question: Question, passages: Sequence[_Read]) -> dict[str, float]:
+    sets = [
+        lead.union(words)
+        for passage in passages
+        for words, lead in zip(passage.words, passage.leads, strict=True)
+    ]
     n = len(sets)
     rarity = {}
-    for word in words:
+    for word, weight in zip(question.words, question.weights, strict=True):
         df = sum(word in piece for piece in sets)
-        rarity[word] = math.log(1 + (n - df + 0.5) / (df + 0.5))
+        rarity[word] = weight * math.log(1 + (n + 1) / (df + 0.5))
     return rarity
 
 
@@ -331,7 +361,11 @@ def _measure(
     cover_before = covered(before)
     question = asked.question
     rarest = max(rarity.values(), default=0.0) or 1.0
-    focus = sum(rarity[word] for word in question.focus)
+
+    def share_of(wanted: frozenset[str], held: set[str]) -> float:
+        total = sum(rarity[word] for word in wanted)
+        return sum(rarity[word] for word in wanted & held) / total if total else 0.0
+
     number, date = asked.fits("number", text), asked.fits("date", text)
     digits = "date" in question.kinds and len(_NUMBER.findall(text)) > asked.numbers
     row = [
@@ -355,7 +389,8 @@ def _measure(
         cover * number,
         cover * date,
         float(digits),
-        sum(rarity[word] for word in question.focus if word in own) / focus if focus else 0.0,
+        share_of(question.focus, own),
         min(len(passage.words[index]), 120) / 40,
+        share_of(question.codes, own | passage.leads[index]),
     ]
     return row, covered(before | after)

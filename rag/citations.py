@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rag.candidates import cut_pieces
+from rag.candidates import cut_pieces, is_wrapped
 from rag.index.analyze import Analyzer
 from rag.language import is_chinese, question_language
 from rag.question import telling
@@ -175,7 +175,9 @@ class _Source:
             text = self.chunk.text
             self._pieces = [
                 (piece.start, piece.end, self._terms(text[piece.start : piece.end]))
-                for piece in cut_pieces(text, context=self.chunk.context)
+                for piece in cut_pieces(
+                    text, context=self.chunk.context, wrapped=is_wrapped(self.chunk.file)
+                )
             ] or [(0, len(text), self._terms(text))]
             self._words = self._terms(self.chunk.indexed_text)
         return self._words

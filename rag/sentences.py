@@ -99,7 +99,7 @@ def _continues(
         return False
     if text[start].islower():
         return True
-    return 40 <= _width(text, *last) <= 160
+    return 50 <= _width(text, *last) <= 160
 
 
 def _width(text: str, start: int, end: int) -> int:

@@ -45,6 +45,12 @@ def ingest(corpus: Path, home: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for an ingest that must succeed."""
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
 def contents(home: Path) -> dict[str, Any]:
     """Everything that a store holds and finds, without what may differ (ids, times)."""
     rag = build_rag(Settings(home=home))
@@ -89,8 +95,7 @@ def test_a_killed_ingest_loses_and_doubles_nothing(tmp_path: Path, converted_mod
         (tmp_path / name / "models").symlink_to(converted_models, target_is_directory=True)
     write_corpus(corpus, seed=0)
     begin = time.monotonic()
-    first = ingest(corpus, tmp_path / "timing")
-    assert first.wait() == 0
+    finish(ingest(corpus, tmp_path / "timing"))
     whole = time.monotonic() - begin
     moments = random.Random(2026)
     for kill in range(KILLS):
@@ -103,12 +108,8 @@ def test_a_killed_ingest_loses_and_doubles_nothing(tmp_path: Path, converted_mod
             process.wait()
         assert process.stderr is not None
         process.stderr.close()
-    last = ingest(corpus, home)
-    _, errors = last.communicate()
-    assert last.returncode == 0, errors.decode()
-    fresh = ingest(corpus, tmp_path / "fresh")
-    _, errors = fresh.communicate()
-    assert fresh.returncode == 0, errors.decode()
+    finish(ingest(corpus, home))
+    finish(ingest(corpus, tmp_path / "fresh"))
     left, expected = contents(home), contents(tmp_path / "fresh")
     assert len({row[0] for row in left["rows"]}) == FILES
     assert left == expected

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,13 +62,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cache(guarded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged model, converted by two callers at the same time."""
-    folder = tmp_path_factory.mktemp("models") / "new" / "folder"
-    (folder / ".converting-left").mkdir(parents=True)
-    with ThreadPoolExecutor(2) as pool:
-        graphs = list(pool.map(lambda _: converted(packaged_model(), folder), range(2)))
-    assert graphs[0] == graphs[1]
+def cache(converted_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of its own with the packaged model converted, which a test may damage."""
+    folder = tmp_path_factory.mktemp("cache") / "models"
+    shutil.copytree(converted_models, folder)
     return folder
 
 
@@ -77,6 +76,34 @@ def test_converting_leaves_one_complete_folder_and_nothing_else(cache: Path) -> 
     before = (folder / "model.bin").stat().st_mtime_ns
     assert converted(packaged_model(), cache) == folder / "model.xml"
     assert (folder / "model.bin").stat().st_mtime_ns == before
+
+
+def test_callers_at_the_same_time_convert_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def slowly(_: object, work: Path) -> None:
+        made.append(work)
+        time.sleep(0.1)
+        for name in ("model.xml", "model.bin"):
+            (work / name).write_text(name)
+
+    monkeypatch.setattr(module, "_run_conversion", slowly)
+    folder = tmp_path / "new" / "folder"
+    (folder / ".converting-left").mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        graphs = list(pool.map(lambda _: converted(packaged_model(), folder), range(4)))
+    assert len(made) == len(set(graphs)) == 1
+    assert not list(folder.glob(".converting-*"))
+
+
+@pytest.mark.slow
+def test_converting_needs_no_network_and_no_home(guarded: Path, tmp_path: Path) -> None:
+    graph = converted(packaged_model(), tmp_path)
+    assert graph.exists()
+    assert not (guarded / "connections").exists()
+    assert list((guarded / "user").iterdir()) == []
 
 
 def test_a_cold_process_needs_no_torch_no_network_and_no_home(cache: Path, guarded: Path) -> None:

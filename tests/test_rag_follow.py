@@ -142,7 +142,7 @@ def test_an_unchanged_index_is_not_written_again(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.lists(
@@ -355,7 +355,7 @@ def test_followers_in_many_threads_share_store_and_folder(
     stop = threading.Event()
 
     def change() -> None:
-        for number in range(25):
+        for number in range(12):
             store.commit([new_document("a", 1 + number), new_document(f"n{number}", 1)])
         stop.set()
 

@@ -126,12 +126,12 @@ def test_lexical_followers_in_threads_leave_nothing_stale(db: Database, store: S
         while not stop.is_set():
             follower.refresh()
 
-    with ThreadPoolExecutor(4) as pool:
-        following = pool.map(follow, range(4))
-        for number in range(30):
+    with ThreadPoolExecutor(3) as pool:
+        following = pool.map(follow, range(3))
+        for number in range(15):
             store.commit([new_document("a", 1 + number), new_document(f"n{number % 3}", number)])
         stop.set()
-        assert list(following) == [None] * 4
+        assert list(following) == [None] * 3
     LexicalFollower(store, index).refresh()
     assert found(index) == live(db, store)
 

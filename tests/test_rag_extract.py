@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rag.candidates import (
+    FEATURES,
+    MAX_CHARS,
+    MAX_PIECE,
+    MAX_WORDS,
+    cut_pieces,
+    gather,
+    length_share,
+)
+from rag.extract import CODE_BONUS, MAX_SENTENCES, ExtractiveAnswerer, answer_probabilities, show
+from rag.index.analyze import Analyzer
+from rag.language import is_chinese, question_language
+from rag.question import analyze_question
+from rag.refusal import Evidence, evidence_score, refusal_text
+from rag.schema import Answer, Chunk, Hit
+from rag.testing import FakeTokens
+
+PUMP = (
+    "The JL-200 pump was designed in 1998. Its rated flow is 40 cubic metres an hour. "
+    "The bearings must be greased every 2,000 hours with lithium grease. "
+    "Never run the pump dry, because the seal would be damaged within a minute."
+)
+LEAVE = (
+    "本制度适用于全体员工。员工每年享有十二天带薪年休假。"
+    "陪产假为 15 天，须在配偶生产前后六十天内使用。病假须提交医院证明。"
+)
+CODES = (
+    "Alarm codes\n\n| Code | Cause | Remedy |\n| --- | --- | --- |\n"
+    "| E-104 | Motor overheated | Let it cool down |\n"
+    "| E-105 | Dry running | Open the suction valve |"
+)
+
+
+def hits(*texts: str, context: str = "", file: str = "f{}.md") -> list[Hit]:
+    return [
+        Hit(
+            Chunk(n, file.format(n), 1000 * n, 1000 * n + len(text), text, context, n),
+            1 / n,
+            bm25=10.0 / n,
+            cosine=0.6 / n,
+        )
+        for n, text in enumerate(texts, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def analyzer() -> Analyzer:
+    return Analyzer()
+
+
+@pytest.fixture(scope="module")
+def answerer(analyzer: Analyzer) -> ExtractiveAnswerer:
+    return ExtractiveAnswerer(analyzer)
+
+
+def check_citations(answer: Answer, found: list[Hit]) -> None:
+    for citation in answer.citations:
+        chunks = [hit.chunk for hit in found if hit.chunk.file == citation.file]
+        assert any(
+            chunk.text[citation.start - chunk.start : citation.end - chunk.start] == citation.quote
+            and citation.page == chunk.page
+            for chunk in chunks
+        )
+        assert citation.quote
+        assert 0 <= citation.score <= 1
+    for number in range(1, len(answer.citations) + 1):
+        assert f"[{number}]" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("What is the rated flow of the JL-200 pump?", "40 cubic metres an hour"),
+        ("How often must the bearings be greased?", "every 2,000 hours"),
+        ("Why should the pump never run dry?", "the seal would be damaged"),
+        ("When was the JL-200 pump designed?", "1998"),
+        ("陪产假有多少天？", "15 天"),
+        ("員工每年有幾天帶薪年休假？", "十二天"),
+        ("What does alarm code E-104 mean?", "Motor overheated"),
+        ("What is the remedy for alarm code E105?", "Open the suction valve"),
+    ],
+)
+def test_the_right_sentence_is_in_the_answer(
+    question: str, expected: str, answerer: ExtractiveAnswerer
+) -> None:
+    found = hits(PUMP, LEAVE, CODES)
+    answer = answerer.answer(question, found)
+    assert not answer.refused
+    assert expected in answer.text
+    assert answer.unsupported == ()
+    check_citations(answer, found)
+    assert any(expected in citation.quote for citation in answer.citations)
+
+
+def test_a_table_row_is_shown_with_its_column_names(answerer: ExtractiveAnswerer) -> None:
+    answer = answerer.answer("What does alarm code E-104 mean?", hits(CODES))
+    assert answer.text.startswith(
+        "Code: E-104; Cause: Motor overheated; Remedy: Let it cool down [1]"
+    )
+    assert answer.citations[0].quote == "| E-104 | Motor overheated | Let it cool down |"
+
+
+def test_a_table_continued_in_a_chunk_takes_the_header_from_its_context() -> None:
+    row = "| E-104 | Motor overheated |"
+    (piece,) = cut_pieces(row, context="Codes > Alarms\n| Code | Cause |")
+    assert show(row, piece) == "Code: E-104; Cause: Motor overheated"
+    (bare,) = cut_pieces(row)
+    assert show(row, bare) == "E-104 | Motor overheated"
+
+
+def test_headings_and_table_frames_are_no_pieces() -> None:
+    text = "# Codes\nAlarms\n\n| Code | Cause |\n|---|:-:|\n| E1 | Hot |\n\n- Stop the pump."
+    pieces = cut_pieces(text, context="Codes > Alarms")
+    assert [text[piece.start : piece.end] for piece in pieces] == [
+        "| E1 | Hot |",
+        "- Stop the pump.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("- Stop the **pump**.", "Stop the pump."),
+        (f"• {'关闭进口阀' * 6}\n之后断电。", f"{'关闭进口阀' * 6}之后断电。"),
+        ("1. Stop  it\nnow.", "1. Stop it now."),
+        ("It rained.[3]", "It rained."),
+        ("See a[1] there.", "See a(1) there."),
+    ],
+)
+def test_pieces_are_shown_readable_and_without_marks(raw: str, shown: str) -> None:
+    pieces = cut_pieces(raw)
+    assert " ".join(show(raw, piece) for piece in pieces) == shown
+
+
+def test_the_same_sentence_of_two_documents_is_shown_once(answerer: ExtractiveAnswerer) -> None:
+    fact = "The bearings must be greased every 2,000 hours."
+    answer = answerer.answer("How often must the bearings be greased?", hits(fact, fact, fact))
+    assert answer.text == f"{fact} [1]"
+    assert [citation.file for citation in answer.citations] == ["f1.md"]
+
+
+def test_versions_that_differ_in_a_figure_are_both_shown(answerer: ExtractiveAnswerer) -> None:
+    old, new = "The daily meal allowance is 80 yuan.", "The daily meal allowance is 100 yuan."
+    both = [replace(hit, bm25=9.0, cosine=0.6) for hit in hits(old, new)]
+    answer = answerer.answer("How much is the daily meal allowance?", both)
+    assert len(answer.citations) == 2
+
+
+def test_a_sentence_longer_than_an_answer_is_windowed(answerer: ExtractiveAnswerer) -> None:
+    filler = ", ".join(f"item {n} is stored on shelf {n} of the warehouse" for n in range(30))
+    text = f"{filler}, the grease gun hangs behind the green door, {filler}."
+    answer = answerer.answer("Where does the grease gun hang?", hits(text))
+    assert "behind the green door" in answer.text
+    assert "…" in answer.text
+    assert len(answer.text.split()) <= MAX_WORDS
+    check_citations(answer, hits(text))
+
+
+def test_neighbouring_sentences_share_a_citation(answerer: ExtractiveAnswerer) -> None:
+    text = "The red pump stands in hall 3. The red pump weighs 18 kg. It was painted twice."
+    answer = answerer.answer("Where is the red pump, and what does the red pump weigh?", hits(text))
+    (citation,) = answer.citations
+    assert citation.quote.startswith("The red pump stands in hall 3. The red pump weighs 18 kg.")
+    assert answer.text == f"{citation.quote} [1]"
+
+
+@pytest.mark.parametrize(
+    ("question", "language"),
+    [
+        ("Who won the tennis tournament?", "en"),
+        ("红烧肉怎么做才不腻？", "zh"),
+        ("紅燒肉怎麼做才會香？", "zh-Hant"),
+    ],
+)
+def test_off_topic_questions_are_refused(question: str, language: str, analyzer: Analyzer) -> None:
+    found = [
+        Hit(hit.chunk, hit.score, hit.bm25, 0.1 if hit.cosine else None)
+        for hit in hits(PUMP, LEAVE, CODES)
+    ]
+    tokens = FakeTokens(unread="红烧肉怎么做才不腻紅燒麼會香")
+    answer = ExtractiveAnswerer(analyzer, tokens=tokens).answer(question, found)
+    assert question_language(question) == language
+    assert answer.refused
+    assert answer.citations == ()
+    assert answer.text == refusal_text(question_language(question))
+    kept = ExtractiveAnswerer(analyzer, tokens=tokens, threshold=0.0).answer(question, found)
+    assert not kept.refused
+    assert kept.confidence == answer.confidence
+
+
+def test_nothing_found_is_refused(answerer: ExtractiveAnswerer) -> None:
+    assert answerer.answer("How heavy is it?", []) == Answer(refusal_text("en"), refused=True)
+    assert answerer.answer("How heavy is it?", hits(" \n", "")).refused
+
+
+def test_each_fact_moves_the_evidence_as_it_should() -> None:
+    base = Evidence(support=0.5, cover=0.4, grams=0.4, cosine=0.5, lost_codes=0.5)
+    for readable in (0.0, 1.0):
+        score = evidence_score(base, readable=readable)
+        more = Evidence(0.9, 0.4, 0.4, 0.5, 0.5)
+        lost = Evidence(0.5, 0.4, 0.4, 0.5, 1.0)
+        assert 0 <= evidence_score(lost, readable=readable) < score
+        assert score < evidence_score(more, readable=readable) <= 1
+    nearer = Evidence(0.5, 0.4, 0.4, 0.9, 0.5)
+    assert evidence_score(nearer, readable=1.0) > evidence_score(base, readable=1.0)
+    assert evidence_score(nearer, readable=0.1) == evidence_score(base, readable=0.1)
+    nothing = Evidence(0.5, 0.4, 0.4, None, 0.5)
+    assert evidence_score(nothing) == evidence_score(base, readable=0.0)
+
+
+def test_the_question_is_read_for_what_it_asks(analyzer: Analyzer) -> None:
+    question = analyze_question("How many bolts hold the JL-220?", analyzer)
+    assert question.kinds == {"number"}
+    assert question.codes == {"jl220"}
+    assert question.words == ("bolt", "hold", "jl220")
+    assert "bolt" in question.focus
+    assert analyze_question("謝先生何時退休？", analyzer).kinds == {"date"}
+    assert "place" in analyze_question("泵房在哪里？", analyzer).kinds
+    assert analyze_question("Why is it hot?", analyzer).kinds == {"reason"}
+    assert analyze_question("几内亚的首都叫什么？", analyzer).kinds == frozenset()
+    assert analyze_question("the of is?", analyzer).words
+
+
+def test_words_outside_the_asking_clause_weigh_less(analyzer: Analyzer) -> None:
+    question = analyze_question("老婆下个月生孩子，陪产假有多少天？", analyzer)
+    weights = dict(zip(question.words, question.weights, strict=True))
+    assert weights["老婆"] < weights["产假"]
+
+
+def test_probabilities_sum_to_one_and_features_are_finite(analyzer: Analyzer) -> None:
+    question = analyze_question("How many hours?", analyzer)
+    candidates = gather(question, hits(PUMP, CODES), analyzer)
+    assert candidates.features.shape == (len(candidates.pieces), len(FEATURES))
+    assert bool((abs(candidates.features) < 100).all())
+    assert answer_probabilities(question, candidates).sum() == pytest.approx(1)
+    assert CODE_BONUS > 0
+
+
+_SENTENCES = st.sampled_from(
+    [
+        "The pump weighs 18 kg. ", "年假为十二天。", "| E1 | Hot |\n",
+        "| Code | Cause |\n|---|---|\n", "word " * 70, "没有标点的长句" * 30, "一，" * 100,
+        "- item\n", "# Head\n", "[1] ", "\ud800", "\x00\n", "a" * 700, "\t", "1,2; " * 90, "“", "Fig. ", "\u3000\n\n",
+    ]
+)  # fmt: skip
+_TEXTS = st.one_of(st.text(max_size=300), st.lists(_SENTENCES, max_size=8).map("".join))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.one_of(st.text(max_size=80), st.sampled_from(["How heavy?", "年假几天？"])),
+    st.lists(_TEXTS, max_size=4),
+)
+def test_any_answer_is_short_and_exactly_cited(question: str, texts: list[str]) -> None:
+    found = hits(*texts, context="Head\n| Code | Cause |")
+    answer = ExtractiveAnswerer(_shared(), threshold=0.0).answer(question, found)
+    check_citations(answer, found)
+    assert len(answer.citations) <= MAX_SENTENCES
+    if not answer.refused:
+        assert len(answer.text) <= 10 * MAX_WORDS
+        if not re.search("[一-龥]", answer.text):
+            assert len(answer.text.split()) <= MAX_WORDS
+        if not re.search("[A-Za-z]", answer.text):
+            assert len(answer.text) <= MAX_CHARS or not is_chinese(answer.text)
+    for left, right in itertools.combinations(answer.citations, 2):
+        assert (left.file, left.start) != (right.file, right.start)
+
+
+@given(_TEXTS)
+def test_pieces_are_in_order_and_short_enough(text: str) -> None:
+    last = 0
+    for piece in cut_pieces(text):
+        assert last <= piece.start < piece.end <= len(text)
+        assert text[piece.start : piece.end].strip() == text[piece.start : piece.end]
+        assert length_share(text[piece.start : piece.end]) <= MAX_PIECE
+        last = piece.end
+
+
+_ANALYZERS: list[Analyzer] = []
+
+
+def _shared() -> Analyzer:
+    if not _ANALYZERS:
+        _ANALYZERS.append(Analyzer())
+    return _ANALYZERS[0]
