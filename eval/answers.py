@@ -7,7 +7,6 @@ so any configuration can be measured; retrieval and stores are not this module's
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import unicodedata
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.jsonl import json_rows, read, string, strings
 from rag.errors import EvalDataError
 from rag.language import is_chinese, text_length
 from rag.schema import Answer
@@ -233,14 +233,14 @@ def read_questions(folder: Path, limit: int | None = None) -> list[Asked]:
         EvalDataError: If a file is missing or not as expected, or no question has an answer.
     """
     answers = {
-        _string(row, "_id", at): _strings(row, "answers", at)
-        for at, row in _rows(folder / "answers.jsonl")
+        row["_id"]: strings(row, "answers", at)
+        for at, row in _rows(folder / "answers.jsonl", "_id")
     }
-    questions = []
-    for at, row in _rows(folder / "queries.jsonl"):
-        id_ = _string(row, "_id", at)
-        if found := answers.get(id_):
-            questions.append(Asked(id_, _string(row, "text", at), found))
+    questions = [
+        Asked(row["_id"], string(row, "text", at), found)
+        for at, row in _rows(folder / "queries.jsonl", "_id")
+        if (found := answers.get(row["_id"]))
+    ]
     if not questions:
         raise EvalDataError(
             f"{folder} has no question with an answer.",
@@ -261,49 +261,17 @@ def read_qa(path: Path) -> list[Asked]:
     """
     return [
         Asked(
-            id=_string(row, "id", at),
-            text=_string(row, "question", at),
-            answers=_strings(row, "answers", at),
-            document=_string(row, "document", at) if row.get("document") else "",
+            id=row["id"],
+            text=string(row, "question", at),
+            answers=strings(row, "answers", at),
+            document=string(row, "document", at) if row.get("document") else "",
         )
-        for at, row in _rows(path)
+        for at, row in _rows(path, "id")
     ]
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvalDataError(
-            f"Cannot read {path}: {error}.", do="Expected JSON lines in UTF-8."
-        ) from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        at = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise EvalDataError(f"{at}: not JSON ({error}).", do="Mend the line.") from None
-        if not isinstance(row, dict):
-            raise EvalDataError(f"{at}: got {line!r:.80}.", do="Expected a JSON object.")
-        yield at, row
-
-
-def _string(row: dict[str, Any], key: str, at: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise EvalDataError(f"{at}: got {key} {value!r:.80}.", do=f"Expected a string {key}.")
-    return value
-
-
-def _strings(row: dict[str, Any], key: str, at: str) -> tuple[str, ...]:
-    value = row.get(key)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise EvalDataError(
-            f"{at}: got {key} {value!r:.80}.", do=f"Expected a list of strings {key}."
-        )
-    return tuple(value)
+def _rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    return json_rows(path, read(path, "Expected JSON lines in UTF-8."), key)
 
 
 def _fold(text: str) -> str:

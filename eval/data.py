@@ -10,12 +10,11 @@ Further keys are ignored. Lines end at "\n" and nowhere else: texts hold U+2028 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from eval.jsonl import json_rows, read, shown, string, text_lines
 from rag.errors import EvalDataError
 
 QRELS_HEADER = ("query-id", "corpus-id", "score")
@@ -82,14 +81,14 @@ def read_set(folder: Path, split: str = "test", limit: int | None = None) -> Ret
         raise EvalDataError(f"{folder} is not a folder.", do=_LAYOUT)
     corpus_path, queries_path = folder / "corpus.jsonl", folder / "queries.jsonl"
     qrels_path = _qrels_path(folder, split)
-    corpus_bytes = _read(corpus_path)
+    corpus_bytes = read(corpus_path, _LAYOUT)
     corpus = {
-        row["_id"]: CorpusText(row["_id"], _text(row, "title", at, ""), _text(row, "text", at))
-        for at, row in _json_rows(corpus_path, corpus_bytes)
+        row["_id"]: CorpusText(row["_id"], string(row, "title", at, ""), string(row, "text", at))
+        for at, row in json_rows(corpus_path, corpus_bytes)
     }
     queries = {
-        row["_id"]: JudgedQuery(row["_id"], _text(row, "text", at))
-        for at, row in _json_rows(queries_path, _read(queries_path))
+        row["_id"]: JudgedQuery(row["_id"], string(row, "text", at))
+        for at, row in json_rows(queries_path, read(queries_path, _LAYOUT))
     }
     if not corpus:
         raise EvalDataError(f"{corpus_path} holds no texts.", do=_LAYOUT)
@@ -123,101 +122,36 @@ def _read_qrels(
     path: Path, queries: Container[str], texts: Container[str]
 ) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    lines = _lines(path, _read(path))
+    lines = text_lines(path, read(path, _LAYOUT))
     at, header = next(lines, (f"{path}, line 1", ""))
     if tuple(header.split("\t")) != QRELS_HEADER:
         raise EvalDataError(
-            f"{at}: got {_shown(header)}.",
+            f"{at}: got {shown(header)}.",
             do=f"Expected the header {', '.join(QRELS_HEADER)}, separated by tabs.",
         )
     for at, line in lines:
         cells = line.split("\t")
         if len(cells) != 3:
             raise EvalDataError(
-                f"{at}: got {_shown(line)}.", do="Expected query id, text id and score, by tabs."
+                f"{at}: got {shown(line)}.", do="Expected query id, text id and score, by tabs."
             )
         query, text, grade = cells
         if query not in queries or text not in texts:
             what, id_ = ("query", query) if query not in queries else ("text", text)
             raise EvalDataError(
-                f"{at}: unknown {what} {_shown(id_)}.",
+                f"{at}: unknown {what} {shown(id_)}.",
                 do=f"Expected an _id of {'queries' if what == 'query' else 'corpus'}.jsonl.",
             )
         if not (grade.isascii() and grade.isdigit() and len(grade) < 5 and int(grade) <= MAX_GRADE):
             raise EvalDataError(
-                f"{at}: got score {_shown(grade)}.",
+                f"{at}: got score {shown(grade)}.",
                 do=f"Expected a whole number from 0 to {MAX_GRADE}.",
             )
         grades = qrels.setdefault(query, {})
         if text in grades:
             raise EvalDataError(
-                f"{at}: query {_shown(query)} and text {_shown(text)} are judged twice.",
+                f"{at}: query {shown(query)} and text {shown(text)} are judged twice.",
                 do="Remove one of the two lines.",
             )
         grades[text] = int(grade)
     return qrels
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise EvalDataError(f"Cannot read {path}: {error.strerror}.", do=_LAYOUT) from None
-
-
-def _lines(path: Path, data: bytes) -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of every line that is not blank."""
-    try:
-        whole = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise EvalDataError(
-            f"{path}, line {number}: not UTF-8 (byte 0x{data[error.start]:02x}).",
-            do="Save the file as UTF-8.",
-        ) from None
-    for number, line in enumerate(whole.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}, line {number}", line.removesuffix("\r")
-
-
-def _json_rows(path: Path, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place and the object of every line; their _id are strings, each occurring once."""
-    seen: set[str] = set()
-    for at, line in _lines(path, data):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise EvalDataError(
-                f"{at}: not JSON ({error}).", do="Expected one JSON object a line."
-            ) from None
-        if not isinstance(row, dict):
-            raise EvalDataError(f"{at}: got {_shown(line)}.", do="Expected a JSON object.")
-        id_ = _text(row, "_id", at)
-        if not id_.strip() or "\t" in id_ or "\n" in id_:
-            raise EvalDataError(
-                f"{at}: got _id {_shown(id_)}.", do="Expected text without tabs or line ends."
-            )
-        if id_ in seen:
-            raise EvalDataError(
-                f"{at}: _id {_shown(id_)} occurred before.", do="Expected every _id once."
-            )
-        seen.add(id_)
-        yield at, row
-
-
-def _text(row: dict[str, Any], key: str, at: str, default: str | None = None) -> str:
-    found = row.get(key, default)
-    if not isinstance(found, str):
-        got = f"{key} {_shown(found)}" if key in row else f"no {key}"
-        raise EvalDataError(f"{at}: got {got}.", do=f"Expected a string {key}.")
-    try:
-        found.encode()
-    except UnicodeEncodeError:
-        raise EvalDataError(
-            f"{at}: {key} holds half a character (a lone surrogate).", do="Mend or remove it."
-        ) from None
-    return found
-
-
-def _shown(value: object) -> str:
-    return f"{value!r:.80}"

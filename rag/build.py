@@ -52,8 +52,8 @@ def make_embedder(settings: Settings) -> OpenVinoEmbedder | TorchEmbedder:
         ConfigError: If a setting does not fit the engine.
         ModelError: If the model is not there.
     """
-    query_prompt = settings.embedder_query_prompt or None
-    passage_prompt = settings.embedder_passage_prompt or None
+    query_prompt = settings.embedder_query_prompt
+    passage_prompt = settings.embedder_passage_prompt
     if settings.embedder == "openvino":
         if settings.embedder_device.startswith("cuda") or settings.embedder_precision == "f16":
             raise ConfigError(
@@ -88,8 +88,13 @@ def make_reranker(settings: Settings) -> Reranker | None:
     from rag.rerank import CrossEncoderReranker, EndpointReranker
 
     if settings.reranker == "cross-encoder":
-        return CrossEncoderReranker(settings.reranker_model, device=settings.embedder_device)
-    return EndpointReranker(settings.reranker_url)
+        return CrossEncoderReranker(
+            settings.reranker_model,
+            device=settings.embedder_device,
+            precision=settings.embedder_precision,
+        )
+    key = settings.reranker_api_key.get_secret_value()
+    return EndpointReranker(settings.reranker_url, api_key=key)
 
 
 class Rag:

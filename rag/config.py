@@ -61,8 +61,12 @@ class Settings(BaseSettings):
     embedder_batch_tokens: Positive = Field(
         4096, le=1_048_576, description="Tokens (padding included) in one embedding batch."
     )
-    embedder_query_prompt: str = Field("", description="Text put before each query.")
-    embedder_passage_prompt: str = Field("", description="Text put before each passage.")
+    embedder_query_prompt: str | None = Field(
+        None, description="Text put before each query; unset: what the model's folder says."
+    )
+    embedder_passage_prompt: str | None = Field(
+        None, description="Text put before each passage; unset: what the model's folder says."
+    )
 
     index_device: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="Where vectors are searched; auto: GPU if faiss has one."
@@ -107,6 +111,7 @@ class Settings(BaseSettings):
         "", description="Cross-encoder name or path, e.g. BAAI/bge-reranker-v2-m3."
     )
     reranker_url: str = Field("", description="Base URL of a server with POST /rerank.")
+    reranker_api_key: SecretStr = Field(SecretStr(""), description="Its key, if it wants one.")
     reranker_depth: Annotated[int, Field(ge=1, le=1000)] = Field(
         30, description="Passages the reranker reads."
     )

@@ -47,20 +47,20 @@ _NOT_WORD = re.compile(r"[\W_]+")
 
 # Fitted by `python -m eval.calibrate SETS`, see docs/decisions/0006-extractive-answers.md.
 _WEIGHTS_EN: dict[str, float] = {
-    "cover": 10.24, "cover_squared": -2.708, "cover_before": 4.759, "cover_after": 1.268,
-    "cover_passage": -0.683, "log_rank": -0.517, "top": -0.291, "bm25": 2.751, "cosine": 13.544,
-    "grams": 0.0, "pairs": 4.114, "rarest": 0.71, "log_length": -0.169, "log_new": 0.074,
-    "first": 0.187, "last": 0.063, "number": 1.602, "date": 2.07, "person": 0.545, "place": 0.723,
-    "reason": 2.356, "number_cover": 1.288, "date_cover": -0.213, "date_number": 0.856,
-    "focus": 0.306, "terms": -0.065,
+    "cover": 10.648, "cover_squared": -2.798, "cover_before": 4.595, "cover_after": 1.057,
+    "cover_passage": -0.296, "log_rank": -0.451, "top": -0.209, "bm25": 2.516, "cosine": 13.077,
+    "grams": 0.0, "pairs": 3.764, "rarest": 0.763, "log_length": -0.117, "log_new": -0.072,
+    "first": 0.128, "last": 0.028, "number": 1.799, "date": 2.441, "person": 0.75, "place": 0.279,
+    "reason": 2.834, "number_cover": 0.297, "date_cover": -1.169, "date_number": 0.978,
+    "focus": 0.184, "terms": 0.025,
 }  # fmt: skip
 _WEIGHTS_ZH: dict[str, float] = {
-    "cover": 7.035, "cover_squared": 0.192, "cover_before": 7.319, "cover_after": 3.347,
-    "cover_passage": -1.49, "log_rank": -0.567, "top": 0.011, "bm25": 6.894, "cosine": 0.0,
-    "grams": 5.843, "pairs": -2.263, "rarest": 1.584, "log_length": -0.791, "log_new": 0.413,
-    "first": 1.079, "last": -0.216, "number": 1.637, "date": 1.893, "person": 1.893,
-    "place": 1.228, "reason": 0.979, "number_cover": 0.452, "date_cover": 0.393,
-    "date_number": 2.232, "focus": 1.461, "terms": 0.17,
+    "cover": 7.093, "cover_squared": -0.17, "cover_before": 6.543, "cover_after": 3.369,
+    "cover_passage": -2.645, "log_rank": -0.568, "top": -0.082, "bm25": 8.049, "cosine": 0.0,
+    "grams": 5.023, "pairs": -1.737, "rarest": 2.154, "log_length": -0.735, "log_new": 0.397,
+    "first": 1.118, "last": -0.312, "number": 1.102, "date": 2.265, "person": 2.57,
+    "place": 1.077, "reason": 1.007, "number_cover": 1.893, "date_cover": -0.33,
+    "date_number": 2.43, "focus": 1.15, "terms": 0.106,
 }  # fmt: skip
 
 

@@ -210,6 +210,7 @@ def test_progress_goes_up(rag: Rag, data: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_home_that_cannot_be_used(data: Path, rag: Rag) -> None:
+    rag.settings.home.mkdir(exist_ok=True)
     (rag.settings.home / "eval").write_text("in the way")
 
     with pytest.raises(StorageError, match="eval"):

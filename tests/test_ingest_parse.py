@@ -1,8 +1,6 @@
-import csv
 import io
 import re
 import zipfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -464,50 +462,3 @@ def test_encrypted_and_old_office_files_are_told_apart() -> None:
     assert caught.value.reason == "encrypted"
     with pytest.raises(DocumentRejected, match=r"\.doc kind"):
         parse(ole, "a.docx")
-
-
-# --- real documents ---------------------------------------------------------------------------
-
-READ_IN_ANOTHER_ORDER = {"san-jose-pd-firearm-sample.pdf"}
-"""The words of the phrase stand in two columns that PDFium reads across."""
-
-
-def fold(text: str) -> str:
-    return re.sub(r"\s+", "", text)
-
-
-def test_real_documents_come_out_as_their_manifest_says(shared_docs: Path) -> None:
-    from ingest.fence import ParserPool
-
-    wrong = []
-    with (
-        (shared_docs / "manifest.csv").open(encoding="utf-8", newline="") as manifest,
-        ParserPool(timeout_s=30, memory_mib=1024) as pool,
-    ):
-        rows = [row for row in csv.DictReader(manifest) if row["format"] in FORMATS]
-        for row in rows:
-            try:
-                document = pool.parse((shared_docs / row["file"]).read_bytes(), row["file"])
-                outcome = "parse" if fold(row["phrase"]) in fold(document.text) else "other"
-                if row["expected"] == "garbled" and document.warnings:
-                    outcome = "warned"
-            except DocumentRejected as error:
-                outcome = error.reason
-            if (
-                outcome not in EXPECTED[row["expected"]]
-                and row["file"] not in READ_IN_ANOTHER_ORDER
-            ):
-                wrong.append((row["file"], row["expected"], outcome))
-    assert len(rows) >= 40
-    assert wrong == []
-
-
-FORMATS = {"txt", "md", "html", "pdf", "docx"}
-EXPECTED = {
-    "parse": {"parse"},
-    "reject": {"encrypted", "damaged", "unsupported"},
-    "ocr": {"needs-ocr"},
-    "garbled": {"needs-ocr", "warned"},
-    "empty": {"empty"},
-    "safe": {"parse", "damaged", "empty", "limit"},
-}

@@ -250,7 +250,8 @@ _SENTENCES = st.sampled_from(
     [
         "The pump weighs 18 kg. ", "年假为十二天。", "| E1 | Hot |\n",
         "| Code | Cause |\n|---|---|\n", "word " * 70, "没有标点的长句" * 30, "一，" * 100,
-        "- item\n", "# Head\n", "[1] ", "\ud800", "\x00\n", "a" * 700, "\t", "1,2; " * 90, "“", "Fig. ", "\u3000\n\n",
+        "- item\n", "# Head\n", "[1] ", "\ud800", "\x00\n", "a" * 700,
+        "\t", "1,2; " * 90, "“", "Fig. ", "\u3000\n\n",
     ]
 )  # fmt: skip
 _TEXTS = st.one_of(st.text(max_size=300), st.lists(_SENTENCES, max_size=8).map("".join))

@@ -1,0 +1,50 @@
+"""Real and hostile documents come out as their manifest says they must."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from ingest.fence import ParserPool
+from rag.errors import DocumentRejected
+
+FORMATS = {"txt", "md", "html", "pdf", "docx"}
+EXPECTED = {
+    "parse": {"parse"},
+    "reject": {"encrypted", "damaged", "unsupported"},
+    "ocr": {"needs-ocr"},
+    "garbled": {"needs-ocr", "warned"},
+    "empty": {"empty"},
+    "safe": {"parse", "damaged", "empty", "limit"},
+}
+READ_IN_ANOTHER_ORDER = {"san-jose-pd-firearm-sample.pdf"}
+"""The words of the phrase stand in two columns that PDFium reads across."""
+
+
+def fold(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+def test_real_documents_come_out_as_their_manifest_says(shared_docs: Path) -> None:
+    wrong = []
+    with (
+        (shared_docs / "manifest.csv").open(encoding="utf-8", newline="") as manifest,
+        ParserPool(timeout_s=30, memory_mib=1024) as pool,
+    ):
+        rows = [row for row in csv.DictReader(manifest) if row["format"] in FORMATS]
+        for row in rows:
+            try:
+                document = pool.parse((shared_docs / row["file"]).read_bytes(), row["file"])
+                outcome = "parse" if fold(row["phrase"]) in fold(document.text) else "other"
+                if row["expected"] == "garbled" and document.warnings:
+                    outcome = "warned"
+            except DocumentRejected as error:
+                outcome = error.reason
+            if (
+                outcome not in EXPECTED[row["expected"]]
+                and row["file"] not in READ_IN_ANOTHER_ORDER
+            ):
+                wrong.append((row["file"], row["expected"], outcome))
+    assert len(rows) >= 40
+    assert wrong == []
