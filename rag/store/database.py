@@ -95,10 +95,11 @@ class Database:
         with (
             translated(self.name),
             self._engine.connect().execution_options(youju_write=True) as connection,
+            connection.begin(),
             Session(connection) as session,
-            session.begin(),
         ):
             yield session
+            session.flush()
 
     def close(self) -> None:
         """Close every connection."""
