@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 BAR_AFTER_S = 2.0
 """A run shorter than this shows no bar."""
@@ -32,16 +32,23 @@ Advance = Callable[[Progress], None]
 
 
 def say(text: str = "") -> None:
-    """Print a line of result; what the terminal's encoding lacks is shown as "?"."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    """Print a line of result.
+
+    Control characters are left out, so that no document drives the terminal; what the terminal's
+    encoding lacks is shown as "?".
+    """
+    _write(sys.stdout, text)
 
 
 def complain(message: str) -> None:
-    """Print one line on standard error."""
-    encoding = sys.stderr.encoding or "utf-8"
-    line = "Error: " + " ".join(message.split())
-    sys.stderr.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+    """Print one line on standard error, control characters left out."""
+    _write(sys.stderr, "Error: " + " ".join(message.split()))
+
+
+def _write(stream: TextIO, text: str) -> None:
+    harmless = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    encoding = stream.encoding or "utf-8"
+    stream.write(harmless.encode(encoding, "replace").decode(encoding) + "\n")
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401
