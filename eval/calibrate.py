@@ -63,8 +63,8 @@ HELD_OUT_REFUSAL: tuple[tuple[str, int, str], ...] = (
     ("xquad_zh", 240, "cmrc2018_dev"),
 )
 
-KEEP = 0.93
-"""Share of answerable questions that the threshold keeps, on average over the fitted corpora."""
+KEEP = {"with_cosine": 0.92, "without_cosine": 0.94}
+"""Share of answerable questions that the threshold keeps, mean over the fitted corpora."""
 
 Case: TypeAlias = Literal["answerable", "off_topic", "passage_removed"]
 
@@ -253,8 +253,7 @@ def _evidence(question: str, hits: Sequence[Hit], analyzer: Analyzer) -> Evidenc
     candidates = gather(asked, hits[:MAX_HITS], analyzer)
     if not candidates.pieces:
         return Evidence(0.0, 0.0, 0.0, 0.0, 0.0)
-    likeliest = int(answer_probabilities(asked, candidates).argmax())
-    return gather_evidence(candidates, hits[:MAX_HITS], likeliest)
+    return gather_evidence(candidates, hits[:MAX_HITS], answer_probabilities(asked, candidates))
 
 
 def fit_evidence(corpora: Sequence[Corpus], facts: Sequence[str]) -> dict[str, float]:
@@ -280,8 +279,10 @@ def _fact(evidence: Evidence, fact: str) -> float:
     return float(getattr(evidence, fact) or 0.0)
 
 
-def shift_to_keep(corpora: Sequence[Corpus], weights: dict[str, float]) -> dict[str, float]:
-    """Move the constant so that the score 0.5 keeps the share KEEP of answerable questions.
+def shift_to_keep(
+    corpora: Sequence[Corpus], weights: dict[str, float], keep: float
+) -> dict[str, float]:
+    """Move the constant so that the score 0.5 keeps the share `keep` of answerable questions.
 
     The share is the mean over corpora.
     """
@@ -293,7 +294,7 @@ def shift_to_keep(corpora: Sequence[Corpus], weights: dict[str, float]) -> dict[
     for _ in range(60):
         middle = (low + high) / 2
         kept = np.mean([(s >= middle).mean() for s in scores])
-        low, high = (middle, high) if kept >= KEEP else (low, middle)
+        low, high = (middle, high) if kept >= keep else (low, middle)
     return {**weights, "constant": weights["constant"] - float(low)}
 
 
@@ -341,11 +342,11 @@ def calibrate_refusal(
     fitted: dict[str, dict[str, float]] = {}
     table: list[Rates] = []
     for name, chinese, facts in (
-        ("with_cosine", False, [fact for fact in FACTS if fact != "grams"]),
+        ("with_cosine", False, [fact for fact in FACTS if fact != "pair_support"]),
         ("without_cosine", True, [fact for fact in FACTS if fact != "cosine"]),
     ):
         mine = [corpus for corpus in corpora if corpus.chinese == chinese]
-        weights = shift_to_keep(mine, fit_evidence(mine, facts))
+        weights = shift_to_keep(mine, fit_evidence(mine, facts), KEEP[name])
         fitted[name] = weights
         table += [rates(corpus, weights, held_out=False) for corpus in mine]
         table += [

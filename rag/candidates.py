@@ -94,7 +94,8 @@ class Candidates:
         pieces: n pieces.
         features: (n, len(FEATURES)) float32.
         support: (n,) share of the question's terms, weighted by rarity, that the piece together
-            with the text it stands in holds; in [0, 1].
+            with its neighbours, its heading and the passage's context holds; in [0, 1].
+        pair_support: (n,) the same share of the question's pairs of Chinese characters, unweighted.
         coverage: Of each hit, the same share for the whole passage.
         lost_codes: Share of the question's terms with a digit that no hit holds; 0 if it has none.
     """
@@ -102,6 +103,7 @@ class Candidates:
     pieces: list[Piece]
     features: FloatArray
     support: FloatArray
+    pair_support: FloatArray
     coverage: list[float]
     lost_codes: float
 
@@ -242,6 +244,7 @@ def gather(question: Question, hits: Sequence[Hit], analyzer: Analyzer) -> Candi
     top_bm25 = max((hit.bm25 or 0.0 for hit in hits), default=0.0)
     rows: list[list[float]] = []
     support: list[float] = []
+    pair_support: list[float] = []
     coverage: list[float] = []
     asked = _Asked.of(question)
     for rank, (hit, passage) in enumerate(zip(hits, passages, strict=True)):
@@ -254,12 +257,25 @@ def gather(question: Question, hits: Sequence[Hit], analyzer: Analyzer) -> Candi
             row, share = _measure(asked, passage, index, covered, rarity, of_passage)
             rows.append(row)
             support.append(share)
+            pair_support.append(_pair_support(question, passage, index))
     features = np.array(rows, np.float32).reshape(len(rows), len(FEATURES))
     pieces = [piece for passage in passages for piece in passage.pieces]
     held = set[str]().union(*(passage.all_words for passage in passages))
     codes = [word for word in question.words if _DIGIT.search(word)]
     lost = sum(word not in held for word in codes) / max(1, len(codes))
-    return Candidates(pieces, features, np.array(support, np.float32), coverage, lost)
+    return Candidates(
+        pieces=pieces,
+        features=features,
+        support=np.array(support, np.float32),
+        pair_support=np.array(pair_support, np.float32),
+        coverage=coverage,
+        lost_codes=lost,
+    )
+
+
+def _pair_support(question: Question, passage: _Read, index: int) -> float:
+    held = passage.context_grams.union(*passage.grams[max(0, index - 1) : index + 2])
+    return len(question.grams & held) / max(1, len(question.grams))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +288,14 @@ class _Read:
     grams: list[set[str]]
     leads: list[set[str]]
     all_words: set[str]
+    context_grams: set[str]
 
 
 def _read(number: int, hit: Hit, analyzer: Analyzer) -> _Read:
     chunk = hit.chunk
     pieces = cut_pieces(chunk.text, number, chunk.context, wrapped=is_wrapped(chunk.file))
-    context = set(analyzer.passage(chunk.context).words)
+    context_terms = analyzer.passage(chunk.context)
+    context = set(context_terms.words)
     words: list[list[str]] = []
     grams: list[set[str]] = []
     leads: list[set[str]] = []
@@ -295,7 +313,8 @@ def _read(number: int, hit: Hit, analyzer: Analyzer) -> _Read:
             lead = set(terms.words)
         last_end = piece.end
     everything = context.union(*words, *leads) if words else context
-    return _Read(chunk.text, pieces, words, grams, leads, everything)
+    context_grams = set(context_terms.grams)
+    return _Read(chunk.text, pieces, words, grams, leads, everything, context_grams)
 
 
 def _rarities(question: Question, passages: Sequence[_Read]) -> dict[str, float]:

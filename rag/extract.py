@@ -102,7 +102,7 @@ class ExtractiveAnswerer:
             return Answer(refusal_text(asked.language), refused=True)
         probabilities = answer_probabilities(asked, candidates)
         readable = 1.0 if self._tokens is None else float(self._tokens.coverage([question])[0])
-        evidence = gather_evidence(candidates, hits, int(probabilities.argmax()))
+        evidence = gather_evidence(candidates, hits, probabilities)
         confidence = evidence_score(evidence, readable=readable)
         if confidence < self._threshold:
             return Answer(refusal_text(asked.language), refused=True, confidence=confidence)

@@ -336,7 +336,8 @@ def test_a_read_only_home_is_one_line(samples_home: Path, tmp_path: Path) -> Non
     for arguments in (["ingest", "README.md"], ["ask", "Who uses the yellow locks?"]):
         target = tmp_path / arguments[0]
         target.mkdir()
-        command = ["unshare", "--mount", "sh", "-c", script, samples_home, target, sys.executable]
+        command = ["unshare", "--mount", "sh", "-c", script]
+        command += [str(samples_home), str(target), sys.executable]
         done = subprocess.run(
             [*command, *arguments],
             capture_output=True, text=True, cwd=ROOT,
