@@ -88,7 +88,7 @@ def media_type(name: str) -> str | None:
     return SUPPORTED.get(os.path.splitext(name)[1].lower())
 
 
-def discover(paths: Sequence[Path], max_bytes: int) -> Discovery:
+def discover(paths: Sequence[Path], max_bytes: int, *, allow_empty: bool = False) -> Discovery:
     """List the documents in files and folders, deterministically.
 
     A file in a folder argument is named by its path inside that folder, a file argument by its
@@ -99,6 +99,7 @@ def discover(paths: Sequence[Path], max_bytes: int) -> Discovery:
     Args:
         paths: Files and folders, in the user's order.
         max_bytes: Larger files are rejected ("too-large"); > 0.
+        allow_empty: Whether to accept that there is nothing.
 
     Returns:
         The files, the rejected ones and the folders.
@@ -124,7 +125,7 @@ def discover(paths: Sequence[Path], max_bytes: int) -> Discovery:
         else:
             seen.append(_named_file(path, max_bytes))
     discovery = _name_all(seen, tuple(dict.fromkeys(roots)), skipped)
-    if not discovery.files and not discovery.rejected:
+    if not allow_empty and not discovery.files and not discovery.rejected:
         where = ", ".join(printable(str(path)) for path in paths) or "nothing"
         raise PathError(
             f"No supported document in {where} ({skipped} files of other formats).",

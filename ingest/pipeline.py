@@ -69,6 +69,7 @@ class IngestReport:
 @dataclass(frozen=True, slots=True)
 class _Parsed:
     name: str
+    source: str
     root: str
     sha256: str
     size: int
@@ -123,28 +124,30 @@ class Ingestion:
             progress: Called before each file.
 
         Raises:
-            PathError: If a path is missing, or nothing under it can be ingested.
+            PathError: If a path is missing, or nothing under it can be ingested (with `prune` an
+                empty folder is taken as it is).
             StorageError: If the store cannot be written; what was committed before stays.
             ModelError: If the embedder cannot be had.
         """
         begin = time.perf_counter()
-        discovery = discover(paths, self._max_bytes)
+        discovery = discover(paths, self._max_bytes, allow_empty=prune)
         store = self._open_store()
-        known = store.hashes()
+        known = store.sources()
         outcomes: dict[str, Outcome] = {}
         rejected = [_rejection(name, error) for name, error in discovery.rejected]
         warnings: list[tuple[str, str]] = []
         waiting: list[_Parsed] = []
         chunks = 0
         for done, found in enumerate(discovery.files):
-            progress(Progress(done, len(discovery.files), found.name))
+            name, sha256 = known.get(_storable(found.path), (found.name, None))
+            progress(Progress(done, len(discovery.files), name))
             try:
-                parsed = self._parse(found, known.get(found.name))
+                parsed = self._parse(found, sha256)
             except DocumentRejected as error:
-                rejected.append(_rejection(found.name, error, kept=found.name in known))
+                rejected.append(_rejection(name, error, kept=sha256 is not None))
                 continue
             if parsed is None:
-                outcomes[found.name] = "unchanged"
+                outcomes[name] = "unchanged"
                 continue
             warnings += [(found.name, text) for text in parsed.document.warnings]
             waiting.append(parsed)
@@ -152,7 +155,7 @@ class Ingestion:
                 chunks += self._commit(store, waiting, outcomes)
                 waiting = []
         chunks += self._commit(store, waiting, outcomes)
-        present = {found.name for found in discovery.files} | {item.name for item in rejected}
+        present = {_storable(found.path) for found in discovery.files}
         roots = {_storable(root) for root in discovery.roots}
         pruned = _prune(store, roots, present) if prune else ()
         return IngestReport(
@@ -177,7 +180,15 @@ class Ingestion:
             raise DocumentRejected(
                 "It holds no text.", reason="empty", do="Remove it, or add text to it."
             )
-        return _Parsed(found.name, _storable(found.root), sha256, len(data), document, passages)
+        return _Parsed(
+            name=found.name,
+            source=_storable(found.path),
+            root=_storable(found.root),
+            sha256=sha256,
+            size=len(data),
+            document=document,
+            passages=passages,
+        )
 
     def _commit(
         self, store: Store, waiting: Sequence[_Parsed], outcomes: dict[str, Outcome]
@@ -200,6 +211,8 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...  # noqa: D102
     @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
     def root(self) -> str: ...  # noqa: D102
     @property
     def sha256(self) -> str: ...  # noqa: D102
@@ -219,6 +232,7 @@ def embed_documents(
     return [
         NewDocument(
             name=source.name,
+            source=source.source,
             root=source.root,
             sha256=source.sha256,
             size=source.size,
@@ -236,14 +250,25 @@ def _storable(root: Path) -> str:
 
 
 def _prune(store: Store, roots: set[str], present: set[str]) -> tuple[str, ...]:
+    """Delete documents whose file is gone; one that merely cannot be seen now is kept."""
     gone = tuple(
         info.name
         for info in store.documents()
-        if info.root in roots and info.name not in present
+        if info.root in roots and info.source not in present and _is_gone(info.source)
     )
     if gone:
-        store.delete(gone)
+        store.delete(gone, missing_ok=True)
     return gone
+
+
+def _is_gone(source: str) -> bool:
+    try:
+        Path(source).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _rejection(name: str, error: DocumentRejected, *, kept: bool = False) -> Rejection:

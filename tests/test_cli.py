@@ -148,6 +148,27 @@ def test_ingest_change_prune_delete(home: Path, tmp_path: Path, run: Run) -> Non
     assert_one_line(run("files"), 2, "No store named 'default'", "youju ingest")
 
 
+def test_files_of_the_same_name_from_two_folders_both_stay(
+    home: Path, tmp_path: Path, run: Run
+) -> None:
+    for name, colour in (("a", "blue"), ("b", "green")):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "readme.md").write_text(f"The pump of plant {name} is {colour}.")
+    (tmp_path / "a/sub/x.md").write_text("The valve is red.")
+    assert run("ingest", str(tmp_path / "a"), "--json").json["added"] == ["readme.md", "sub/x.md"]
+    assert run("ingest", str(tmp_path / "b"), "--json").json["added"] == ["b/readme.md"]
+    assert run("ingest", str(tmp_path / "a/sub"), "--json").json["unchanged"] == ["sub/x.md"]
+    both = run("ingest", str(tmp_path / "a"), str(tmp_path / "b"), "--json").json
+    assert both["unchanged"] == ["readme.md", "sub/x.md", "b/readme.md"]
+    assert "blue" in run("ask", "Which colour has the pump of plant a?").out
+    (tmp_path / "b/readme.md").write_text("The pump of plant b is yellow.")
+    assert run("ingest", str(tmp_path / "b"), "--json").json["replaced"] == ["b/readme.md"]
+    (tmp_path / "b/readme.md").unlink()
+    pruned = run("ingest", str(tmp_path / "b"), "--prune", "--json").json
+    assert pruned["pruned"] == ["b/readme.md"]
+    assert len(run("files", "--json").json["files"]) == 2
+
+
 def test_reindex_follows_a_new_chunk_size(
     home: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

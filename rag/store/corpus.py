@@ -6,8 +6,11 @@ that has applied the log up to `seq` holds exactly the chunks of that moment.
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -31,11 +34,12 @@ class NewDocument:
     """A parsed, chunked and embedded file, ready to be stored.
 
     Attributes:
-        name: Unique in its store.
+        name: What to call it; another document's name is not taken, see `Store.commit`.
         root: Absolute folder it was found under: the one given, or its own when named itself.
         sha256: Hex digest of the file's bytes.
         size: The file's bytes.
         vectors: (len(passages), dim) float32 unit rows.
+        source: The absolute path of its file; "" where the name says what it is.
     """
 
     name: str
@@ -45,6 +49,12 @@ class NewDocument:
     document: Document
     passages: Sequence[Passage]
     vectors: FloatArray
+    source: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What makes it the same document as a stored one."""
+        return self.source or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,7 @@ class DocumentInfo:
     """What `youju files` shows of a document. `created_at` is in Unix seconds."""
 
     name: str
+    source: str
     root: str
     sha256: str
     size: int
@@ -186,6 +197,7 @@ class Store:
             return [
                 DocumentInfo(
                     name=found.name,
+                    source=found.source,
                     root=found.root,
                     sha256=found.sha256,
                     size=found.size,
@@ -201,6 +213,7 @@ class Store:
                     select(
                         row.id,
                         row.name,
+                        row.source,
                         row.root,
                         row.sha256,
                         row.size,
@@ -226,6 +239,15 @@ class Store:
                     )
                 ).all()
             )
+
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """Return (name, sha256) of every document by its source."""
+        row = DocumentRow
+        with self._db.read() as session:
+            found = session.execute(
+                select(row.source, row.name, row.sha256).where(row.store_id == self.id)
+            )
+            return {source: (name, sha256) for source, name, sha256 in found}
 
     def document(self, name: str) -> Document:
         """Return a document as it was parsed.
@@ -265,13 +287,14 @@ class Store:
         return on[0] if on else None
 
     def commit(self, documents: Iterable[NewDocument]) -> dict[str, Outcome]:
-        """Store documents in one transaction, replacing those of the same name.
+        """Store documents in one transaction, replacing those of the same source.
 
-        A document whose name and sha256 are already there is left alone, also when another
-        process stored it a moment ago.
+        A document whose source and sha256 are already there is left alone, also when another
+        process stored it a moment ago. A stored one keeps its name; a new one whose name another
+        document has gets its folder's name in front, and a number where that is not enough.
 
         Returns:
-            What happened to each, by name.
+            What happened to each, by the name it has in the store.
 
         Raises:
             UnknownStore: If the store has been deleted meanwhile.
@@ -281,25 +304,26 @@ class Store:
             log = _Log(session, self)
             for new in documents:
                 old = session.execute(
-                    select(DocumentRow.id, DocumentRow.sha256).where(
-                        DocumentRow.store_id == self.id, DocumentRow.name == new.name
+                    select(DocumentRow.id, DocumentRow.name, DocumentRow.sha256).where(
+                        DocumentRow.store_id == self.id, DocumentRow.source == new.identity
                     )
                 ).one_or_none()
                 if old is not None and old.sha256 == new.sha256:
-                    outcomes[new.name] = "unchanged"
+                    outcomes[old.name] = "unchanged"
                     continue
                 if old is not None:
                     log.drop_documents([old.id])
-                log.insert(new)
-                outcomes[new.name] = "added" if old is None else "replaced"
+                name = _free_name(session, self.id, new) if old is None else old.name
+                log.insert(new, name)
+                outcomes[name] = "added" if old is None else "replaced"
             log.write()
         return outcomes
 
-    def delete(self, names: Sequence[str]) -> int:
+    def delete(self, names: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete documents by name, all or none; return how many chunks went with them.
 
         Raises:
-            UnknownFile: If one of them is not there; nothing is deleted then.
+            UnknownFile: If one of them is not there and that is not ok; nothing is deleted then.
         """
         with self._db.write() as session:
             log = _Log(session, self)
@@ -310,6 +334,8 @@ class Store:
                         DocumentRow.store_id == self.id, DocumentRow.name == _storable(name)
                     )
                 )
+                if found is None and missing_ok:
+                    continue
                 if found is None:
                     raise UnknownFile(
                         f"Store {self.name!r} has no file {name!r}; nothing was deleted.",
@@ -390,13 +416,14 @@ class _Log:
             dropped += len(chunks)
         return dropped
 
-    def insert(self, new: NewDocument) -> None:
+    def insert(self, new: NewDocument, name: str) -> None:
         document = new.document
         document_id = self._session.scalar(
             insert(DocumentRow).returning(DocumentRow.id),
             {
                 "store_id": self._store.id,
-                "name": new.name,
+                "name": name,
+                "source": new.identity,
                 "root": new.root,
                 "sha256": new.sha256,
                 "size": new.size,
@@ -457,3 +484,17 @@ def _storable(name: str) -> str:
 def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     for first in range(0, len(ids), _MANY):
         yield ids[first : first + _MANY]
+
+
+def _free_name(session: Session, store_id: str, new: NewDocument) -> str:
+    """Return the document's name, changed so far that no other document has it."""
+    folder = PurePath(new.root).name
+    stem, suffix = os.path.splitext(f"{folder}/{new.name}" if folder else new.name)
+    numbered = (f"{stem} ({number}){suffix}" for number in itertools.count(2))
+    for name in itertools.chain([new.name, stem + suffix], numbered):
+        taken = select(DocumentRow.id).where(
+            DocumentRow.store_id == store_id, DocumentRow.name == name
+        )
+        if session.scalar(taken) is None:
+            return name
+    raise AssertionError("unreachable: the numbers do not end")

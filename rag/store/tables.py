@@ -46,11 +46,18 @@ class DocumentRow(Base):
     """A file of a store, as parsed."""
 
     __tablename__ = "documents"
-    __table_args__ = (UniqueConstraint("store_id", "name"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        UniqueConstraint("store_id", "name"),
+        UniqueConstraint("store_id", "source"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     store_id: Mapped[str] = mapped_column(ForeignKey("stores.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(Text)
+    """What users call it; chosen when it first comes in, and kept."""
+    source: Mapped[str] = mapped_column(Text)
+    """What it is: the absolute path of its file, or whatever else names its origin."""
     root: Mapped[str] = mapped_column(Text)
     """Absolute folder it was found under: the one given, or its own when it was given itself."""
     sha256: Mapped[str] = mapped_column(String(64))

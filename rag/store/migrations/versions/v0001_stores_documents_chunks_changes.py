@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("id", _KEY, primary_key=True),
         sa.Column("store_id", sa.String(40), nullable=False),
         sa.Column("name", sa.Text, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
         sa.Column("root", sa.Text, nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("size", sa.BigInteger, nullable=False),
@@ -40,6 +41,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.ForeignKeyConstraint(["store_id"], ["stores.id"], ondelete="CASCADE"),
         sa.UniqueConstraint("store_id", "name"),
+        sa.UniqueConstraint("store_id", "source"),
         sqlite_autoincrement=True,
     )
     op.create_table(
