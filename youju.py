@@ -211,15 +211,27 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         complain(str(error))
         return error.exit_code
     except typer.TyperException as error:
-        complain(f"{error.format_message()} See `youju --help`.")
+        message = error.format_message()
+        if message.startswith("Usage:"):  # no arguments: the message is the help itself
+            sys.stderr.write(message + "\n")
+        else:
+            complain(f"{message} See `youju --help`.")
         return 2
     except (typer.Abort, KeyboardInterrupt):
         complain("Stopped; what was committed before is kept.")
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:
+        _discard_output()
+        complain(f"Cannot write the output: {error.strerror or error}.")
+        return 1
     return status if isinstance(status, int) else 0
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line_excepthook(

@@ -120,12 +120,20 @@ def refusal(
     from ingest.job import ingest_paths
     from rag.build import build_rag, in_folder
     from rag.config import load_settings
+    from rag.errors import EvalDataError
 
     questions = read_qa(qa)
     settings = load_settings().settings
     with TemporaryDirectory() as folder, progress_bar("Asking") as advance:
         rag = in_folder(build_rag(settings), Path(folder))
-        ingest_paths(rag, settings.store, [corpus], progress=advance)
+        ingested = ingest_paths(rag, settings.store, [corpus], progress=advance)
+        if ingested.rejected:
+            worst = ingested.rejected[0]
+            raise EvalDataError(
+                f"{len(ingested.rejected)} of the corpus's files cannot be ingested, among them "
+                f"{worst.name}: {worst.message}",
+                do="Mend or remove them: figures over the rest would mislead.",
+            )
         report = evaluate_refusal(
             rag.open(settings.store).ask,
             questions,

@@ -11,6 +11,7 @@ from ingest.blocks import SectionPath, clip
 from ingest.lines import numbered_sections, title_line
 from rag.schema import Document
 
+_LONGEST_LINE = 1000  # what follows in a line cannot make it a heading
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*$")
@@ -61,7 +62,7 @@ def _headings(text: str, position: int) -> list[tuple[int, str, int]]:
     fence = ""
     previous, previous_start = "", position
     for line in text[position:].splitlines(keepends=True):
-        start, bare = position, line.rstrip("\r\n")
+        start, bare = position, line.rstrip("\r\n")[:_LONGEST_LINE]
         position += len(line)
         mark = _FENCE.match(bare)
         if fence:

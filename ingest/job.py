@@ -71,8 +71,9 @@ def ingest_paths(
             commit_chunks=rag.settings.commit_chunks,
         )
         report = ingestion.run(paths, prune=prune, progress=progress)
-    if rag.catalog.find(store_name) is not None:
-        rag.open(store_name).refresh()
+    store = rag.catalog.find(store_name)
+    if store is not None:
+        OpenStore(rag, store).refresh()
     return report
 
 

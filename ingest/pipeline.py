@@ -152,8 +152,11 @@ class Ingestion:
             warnings += [(found.name, text) for text in parsed.document.warnings]
             waiting.append(parsed)
             if sum(len(item.passages) for item in waiting) >= self._commit_chunks:
+                progress(Progress(done, len(discovery.files), "embedding"))
                 chunks += self._commit(store, waiting, outcomes)
                 waiting = []
+        if waiting:
+            progress(Progress(len(discovery.files), len(discovery.files), "embedding"))
         chunks += self._commit(store, waiting, outcomes)
         present = {_storable(found.path) for found in discovery.files}
         roots = {_storable(root) for root in discovery.roots}

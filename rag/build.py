@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.config import Settings
-from rag.errors import ConfigError, IndexMismatch, UsageError
+from rag.errors import ConfigError, IndexMismatch, UnknownStore, UsageError
 from rag.index.dense import FaissIndex
 from rag.index.follow import DenseFollower, LexicalFollower
 from rag.offline import switch_off_telemetry
@@ -168,11 +168,16 @@ class Rag:
         """Open a store for searching and asking.
 
         Raises:
-            UnknownStore: If there is none of that name.
+            UnknownStore: If there is none of that name, or it never held a document.
             IndexMismatch: If its vectors come from another embedder than the one now set.
         """
         store = self.catalog.get(name)
         _check_embedder(store, self.embedder.fingerprint)
+        if store.seq() == 0:
+            raise UnknownStore(
+                f"Store {name!r} holds no documents yet.",
+                do=f"`youju ingest PATH --store {name}` adds some.",
+            )
         return OpenStore(self, store)
 
     def writable(self, name: str, chunker: str) -> Store:

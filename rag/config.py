@@ -8,6 +8,7 @@ in the file or an unknown YOUJU_ variable is an error, so that a misspelt settin
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from rag.errors import ConfigError
 
 PREFIX = "YOUJU_"
 CONFIG_VARIABLE = "YOUJU_CONFIG"
+
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]*@")
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -219,7 +222,7 @@ class LoadedSettings:
         return [
             SettingRow(
                 name=name,
-                value=value if isinstance(value, int | float | str | None) else str(value),
+                value=_shown(value),
                 origin=self.origins[name],
                 variable=PREFIX + name.upper(),
                 help=Settings.model_fields[name].description or "",
@@ -254,6 +257,13 @@ def load_settings(
         return LoadedSettings(Settings(**values), origins)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins), do="See `youju config`.") from None
+
+
+def _shown(value: object) -> int | float | str | None:
+    """Return a setting as it may be shown: passwords inside URLs are masked, too."""
+    if isinstance(value, str):
+        return _PASSWORD.sub(r"\1***@", value)
+    return value if isinstance(value, int | float | None) else str(value)
 
 
 def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
@@ -300,5 +310,5 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         return f"Settings do not fit together: {message}."
     if place not in origins:
         return f"Unknown setting {place!r}."
-    shown = "" if place.endswith("key") else f" = {first['input']!r:.100}"
+    shown = "" if place.endswith("key") else f" = {_shown(first['input'])!r:.100}"
     return f"Setting {place}{shown} (from {origins[place]}) is not allowed: {message}."

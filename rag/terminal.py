@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
+import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
+
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_NOT_SHOWN = frozenset({"Cc", "Zl", "Zp"})
 
 BAR_AFTER_S = 2.0
 """A run shorter than this shows no bar."""
@@ -34,8 +37,8 @@ Advance = Callable[[Progress], None]
 def say(text: str = "") -> None:
     """Print a line of result.
 
-    Control characters are left out, so that no document drives the terminal; what the terminal's
-    encoding lacks is shown as "?".
+    Control characters and overrides of the writing direction are left out, so that no document
+    drives the terminal; what the terminal's encoding lacks is shown as "?".
     """
     _write(sys.stdout, text)
 
@@ -46,14 +49,23 @@ def complain(message: str) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    harmless = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    harmless = "".join(c for c in text if _harmless(c))
     encoding = stream.encoding or "utf-8"
     stream.write(harmless.encode(encoding, "replace").decode(encoding) + "\n")
 
 
+def _harmless(character: str) -> bool:
+    if character in "\n\t":
+        return True
+    return character not in _DIRECTIONS and unicodedata.category(character) not in _NOT_SHOWN
+
+
 def print_json(value: Any) -> None:  # noqa: ANN401
-    """Print a value as indented JSON, Chinese as it is."""
-    say(json.dumps(value, ensure_ascii=False, indent=2))
+    """Print a value as indented JSON: Chinese as it is where the output is UTF-8, else escaped."""
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, ensure_ascii=not utf8, indent=2)
+    kept = "".join(c if _harmless(c) else f"\\u{ord(c):04x}" for c in text)
+    sys.stdout.write(kept + "\n")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -98,7 +110,10 @@ def count(number: int, noun: str) -> str:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Advance]:
-    """Yield a callback that drives a bar, shown after two seconds and on a terminal only."""
+    """Yield a callback that drives a bar, shown after two seconds and on a terminal only.
+
+    The bar appears by itself, also while a step takes long and the callback is not called.
+    """
     if not sys.stderr.isatty():
         yield lambda _progress: None
         return
@@ -106,7 +121,6 @@ def progress_bar(title: str) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    begin = time.monotonic()
     with RichProgress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -117,14 +131,15 @@ def progress_bar(title: str) -> Iterator[Advance]:
         transient=True,
     ) as bar:
         task = bar.add_task(title, total=None, name="", visible=False)
-
-        def advance(progress: Progress) -> None:
-            bar.update(
+        timer = threading.Timer(BAR_AFTER_S, lambda: bar.update(task, visible=True))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield lambda progress: bar.update(
                 task,
                 total=progress.total,
                 completed=progress.done,
                 name=one_line(progress.name, 40),
-                visible=time.monotonic() - begin > BAR_AFTER_S,
             )
-
-        yield advance
+        finally:
+            timer.cancel()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -58,7 +58,7 @@ class Database:
 
     def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
         try:
-            self._url = make_url(url)
+            self._url = _parsed_url(url)
             self.name = self._url.render_as_string(hide_password=True)
             if self._url.get_backend_name() == "sqlite" and self._url.database:
                 self.name = self._url.database
@@ -70,7 +70,12 @@ class Database:
                 if not current:
                     with self.write() as session:
                         _upgrade(session.connection(), self.name)
-        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"database_url needs the Python package {error.name!r}, which is not installed.",
+                do=f"pip install {error.name}",
+            ) from None
+        except NoSuchModuleError as error:
             raise ConfigError(
                 f"database_url is not usable: {error}.", do="Give a SQLAlchemy URL."
             ) from None
@@ -104,6 +109,15 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def _parsed_url(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # the text is not repeated: it may hold a password
+        raise ConfigError(
+            "database_url is not a URL.", do="Expected one like postgresql+psycopg://user@host/db."
+        ) from None
 
 
 @contextmanager
