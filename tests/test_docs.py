@@ -36,10 +36,12 @@ def test_the_command_line_page_is_current(write_docs: ModuleType) -> None:
     assert (ROOT / "docs/cli.md").read_text("utf-8") == write_docs.cli_page()
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_readme_commands_run(readme: str, home: Path, tmp_path: Path) -> None:
-    """Every `.venv/bin/youju` line runs in order, in a user's folder with documents of theirs."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.S)
+def test_the_readme_commands_run(home: Path, tmp_path: Path) -> None:
+    """Every `.venv/bin/youju` line runs in order, in a user's folder with documents of theirs.
+
+    The Chinese README has the same commands, which another test holds.
+    """
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     lines = [line for block in blocks for line in block.splitlines() if "bin/youju" in line]
     assert len(lines) >= 3
     shutil.copytree(ROOT / "samples/corpus/hr", tmp_path / "Documents/handbook")

@@ -19,7 +19,7 @@ from rag.config import Settings
 from rag.store.tables import ChunkRow, DocumentRow
 
 KILLS = 20
-FILES = 40
+FILES = 24
 STORE = "killed"
 WORDS = "泵 阀门 轴承 压力 温度 密封 pump valve bearing pressure seal motor torque".split()
 

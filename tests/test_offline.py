@@ -48,8 +48,11 @@ PROVOKED = {
 
 
 @pytest.fixture
-def guarded(tmp_path: Path) -> dict[str, str]:
-    """An environment in which every Python process reports and refuses outside connections."""
+def guarded(tmp_path: Path, home: Path) -> dict[str, str]:
+    """An environment in which every Python process reports and refuses outside connections.
+
+    The model is converted already; that converting it opens none either is a slow test's.
+    """
     site = tmp_path / "guard"
     site.mkdir()
     (site / "sitecustomize.py").write_text(GUARD)
@@ -61,7 +64,7 @@ def guarded(tmp_path: Path) -> dict[str, str]:
         **PROVOKED,
         "PYTHONPATH": os.pathsep.join([str(site), str(root)]),
         "SOCKET_GUARD_LOG": str(tmp_path / "connections.log"),
-        "YOUJU_HOME": str(tmp_path / "home"),
+        "YOUJU_HOME": str(home),
         "HOME": str(user),
     }
 
