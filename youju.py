@@ -196,10 +196,16 @@ def main() -> None:
         arguments.remove("--debug")
     else:
         sys.excepthook = _one_line_excepthook
-    sys.exit(_run(arguments, debug=debug))
+    sys.exit(run(arguments, debug=debug))
 
 
-def _run(arguments: list[str], *, debug: bool) -> int:
+def run(arguments: list[str], *, debug: bool) -> int:
+    """Run one command and return its exit status; what goes wrong is told in one line.
+
+    Args:
+        arguments: What stands after `youju`.
+        debug: Let a YoujuError through, for its traceback.
+    """
     try:
         # Not app(...): that would put a hook for uncaught errors of its own in place of ours.
         command = typer.main.get_command(app)

@@ -41,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process."""
 
     def _run(*arguments: str) -> Done:
-        status = youju._run(list(arguments), debug=False)
+        status = youju.run(list(arguments), debug=False)
         captured = capsys.readouterr()
         return Done(status, captured.out, captured.err)
 
@@ -383,7 +383,7 @@ def process(*arguments: str, **environment: str) -> Done:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, youju; youju._run(['--help'], debug=False);"
+        "import sys, youju; youju.run(['--help'], debug=False);"
         "heavy = {'torch', 'numpy', 'sqlalchemy', 'openvino', 'faiss', 'langchain_core'};"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
@@ -393,7 +393,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_ask_in_a_process_of_its_own_imports_no_torch(samples: Path) -> None:
     code = (
-        "import sys, youju; status = youju._run(['ask', 'Who uses yellow locks?'], debug=False);"
+        "import sys, youju; status = youju.run(['ask', 'Who uses yellow locks?'], debug=False);"
         "names = {'torch', 'transformers', 'sentence_transformers', 'kreuzberg'};"
         "sys.exit(str(names & set(sys.modules)) if names & set(sys.modules) else status)"
     )
