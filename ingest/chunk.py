@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from rag.protocols import Tokens
 from rag.schema import Document, Passage
-from rag.sentences import sentence_spans
+from rag.sentences import sentence_spans, strip_span
 
 _VERSION = 1
 _CHARS_PER_TOKEN = 8
@@ -136,7 +136,7 @@ class Chunker:
             bounds.append((span.start, span.end, span.label))
             position = span.end
         bounds.append((position, len(text), ""))
-        stripped = [(*_strip(text, start, end), label) for start, end, label in bounds]
+        stripped = [(*strip_span(text, start, end), label) for start, end, label in bounds]
         kept = [(start, end, label) for start, end, label in stripped if start < end]
         costs = self._costs([text[start:end] for start, end, _ in kept])
         joined: list[_Region] = []
@@ -316,7 +316,7 @@ def _slices(text: str, start: int, end: int, size: int) -> list[tuple[int, int]]
         stop = min(start + size, end)
         if stop < end:
             stop = _good_cut(text, start, stop)
-        begin, tail = _strip(text, start, stop)
+        begin, tail = strip_span(text, start, stop)
         if begin < tail:
             slices.append((begin, tail))
         start = stop
@@ -336,14 +336,6 @@ def _good_cut(text: str, start: int, stop: int) -> int:
 
 def _belongs_to_previous(char: str) -> bool:
     return unicodedata.combining(char) != 0 or char in "\u200d\ufe0e\ufe0f\u3099\u309a"
-
-
-def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
 
 
 def _context(title: str, label: str) -> str:

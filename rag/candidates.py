@@ -18,7 +18,7 @@ from rag.index.analyze import QUESTION_WORDS, Analyzer
 from rag.language import is_chinese
 from rag.question import Kind, Question, word_pairs
 from rag.schema import FloatArray, Hit
-from rag.sentences import sentence_spans
+from rag.sentences import sentence_spans, strip_span
 
 MAX_WORDS = 60
 """Longest answer in words, marks included, where it is not Chinese."""
@@ -197,7 +197,7 @@ def _windows(text: str, start: int, end: int) -> list[tuple[int, int]]:
         windows.append((begin, end))
     shortened: list[tuple[int, int]] = []
     for window in windows:
-        left, right = _strip(text, *window)
+        left, right = strip_span(text, *window)
         if left < right:
             shortened += _windows(text, left, right)
     return shortened
@@ -207,14 +207,6 @@ def _word_end(text: str, begin: int, stop: int) -> int:
     """The last end of a word in text[begin:stop], or `stop` where words have no ends."""
     space = text.rfind(" ", begin + 1, stop)
     return space if space > begin + (stop - begin) // 2 else stop
-
-
-def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
 
 
 def gather(question: Question, hits: Sequence[Hit], analyzer: Analyzer) -> Candidates:

@@ -72,7 +72,7 @@ def _units(text: str) -> list[tuple[int, int, bool]]:
     units: list[tuple[int, int, bool]] = []
     last_line = (0, 0)
     for match in _LINE.finditer(text):
-        start, end = _strip(text, match.start(), match.end())
+        start, end = strip_span(text, match.start(), match.end())
         if start == end:
             continue
         row = text[start] == "|" or "\t" in text[start:end]
@@ -121,9 +121,9 @@ def _split_unit(text: str, start: int, end: int, spans: list[tuple[int, int]]) -
         quotes_seen = match.start()
         position = _after_closers(text, match.end(), end, quote_open)
         if _is_boundary(text, begin, match, position, end, begin == start):
-            stop = _strip(text, begin, position)
+            stop = strip_span(text, begin, position)
             spans.append(stop)
-            begin = _strip(text, position, end)[0]
+            begin = strip_span(text, position, end)[0]
             quote_open = False
             quotes_seen = position
     if begin < end:
@@ -155,7 +155,7 @@ def _is_boundary(
     if position >= end:
         return False  # the end of the unit closes the sentence anyway
     run = text[match.start() : min(position, match.start() + 16)]
-    following = _strip(text, position, min(end, position + 64))[0]
+    following = strip_span(text, position, min(end, position + 64))[0]
     after = text[following] if following < end else ""
     if after in _GOES_ON:
         return False
@@ -190,7 +190,7 @@ def _full_stop_ends(text: str, begin: int, stop: int, position: int, first: bool
     return True
 
 
-def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+def strip_span(text: str, start: int, end: int) -> tuple[int, int]:
     """Narrow [start, end) until neither end is white space."""
     while start < end and text[start].isspace():
         start += 1

@@ -111,7 +111,7 @@ def test_pdf_citations_carry_their_page(samples: Path, run: Run) -> None:
 
 def test_search_lists_passages(samples: Path, run: Run) -> None:
     hits = run("search", "轴承 润滑脂", "--top-k", "3", "--json").json["hits"]
-    assert 1 <= len(hits) <= 3
+    assert len(hits) == 3  # of many that match
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert run("search", "轴承 润滑脂").out.startswith("1. ")
 
