@@ -203,6 +203,26 @@ def _windows(text: str, start: int, end: int) -> list[tuple[int, int]]:
     return shortened
 
 
+def clause_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """Cut a piece at its commas, semicolons, colons and line breaks.
+
+    Returns:
+        (start, end) of the clauses in order, without the marks between them; none for the row
+        of a table, and only the whole where there is nothing to cut at.
+    """
+    if text[start] == "|" or "\t" in text[start:end]:
+        return []
+    spans: list[tuple[int, int]] = []
+    begin = start
+    for match in _CLAUSE.finditer(text, start, end):
+        # A closing bracket belongs to what it closes.
+        stop = match.start() + (text[match.start()] in ")）")
+        spans.append(strip_span(text, begin, stop))
+        begin = match.end()
+    spans.append(strip_span(text, begin, end))
+    return [(left, right) for left, right in spans if left < right]
+
+
 def _word_end(text: str, begin: int, stop: int) -> int:
     """The last end of a word in text[begin:stop], or `stop` where words have no ends."""
     space = text.rfind(" ", begin + 1, stop)

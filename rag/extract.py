@@ -2,8 +2,9 @@
 
 Every piece of the retrieved passages is scored by a linear model over plain measures
 (rag.candidates), and the one to three pieces are taken that most probably hold the answer and
-still fit an answer's length. It quotes and never writes: a question that wants a conclusion drawn
-from several places gets those places.
+still fit an answer's length; room left over goes to whole clauses of the next likely ones. It
+quotes and never writes: a question that wants a conclusion drawn from several places gets those
+places.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.candidates import FEATURES, Candidates, Piece, gather, length_share
+from rag.candidates import FEATURES, Candidates, Piece, clause_spans, gather, length_share
 from rag.index.analyze import Analyzer
 from rag.language import is_chinese
 from rag.prompt import Message
@@ -29,6 +30,12 @@ from rag.schema import Answer, Citation, FloatArray, Hit
 MAX_SENTENCES = 3
 MIN_PROBABILITY = 0.01
 """A further sentence must be at least this likely to hold the answer."""
+
+MIN_EXCERPT_PROBABILITY = 0.03
+"""A sentence that does not fit whole must be this likely to be shown in part."""
+
+MIN_EXCERPT_SHARE = 0.1
+"""Shortest part of a sentence that is shown, as a share of the longest answer."""
 
 MAX_HITS = 8
 """Passages read for an answer; the weights were fitted on so many."""
@@ -90,10 +97,11 @@ class ExtractiveAnswerer:
             history: Not read: quoting needs no conversation.
 
         Returns:
-            At most MAX_SENTENCES sentences with their [n] marks, at most 60 words, or 120
-            characters where they are Chinese, marks included; or a refusal. A citation's page
-            is the one on which its chunk starts; its score is the probability, among all pieces
-            read, that it holds the answer.
+            At most MAX_SENTENCES sentences or parts of them with their [n] marks, at most 60
+            words, or 120 characters where they are Chinese, marks included; or a refusal. "…"
+            stands where a sentence is cut. A citation's page is the one on which its chunk
+            starts; its score is the probability, among all pieces read, that it holds the
+            answer, of a part by its share of the sentence.
         """
         hits = hits[:MAX_HITS]
         asked = analyze_question(question, self._analyzer)
@@ -107,7 +115,8 @@ class ExtractiveAnswerer:
         if confidence < self._threshold:
             return Answer(refusal_text(asked.language), refused=True, confidence=confidence)
         options = _options(candidates, hits, probabilities)
-        text, citations = _render(_merge(_choose(options), hits), hits)
+        chosen = _fill(_choose(options), options, hits)
+        text, citations = _render(_merge(chosen, hits), hits)
         return Answer(text, refused=False, citations=citations, confidence=confidence)
 
 
@@ -172,9 +181,49 @@ def _choose(options: list[_Option]) -> list[_Option]:
     for size in range(1, MAX_SENTENCES + 1):
         for group in itertools.combinations(likely, size):
             total = sum(option.probability for option in group)
-            if total > best_sum and sum(option.share for option in group) <= 1:
+            if total > best_sum and _fit(group):
                 best, best_sum = group, total
     return list(best) or options[:1]
+
+
+def _fit(group: Sequence[_Option]) -> bool:
+    """Whether the options together are no longer than an answer, in its language's measure."""
+    if sum(option.share for option in group) > 1:
+        return False
+    return length_share(_join([option.shown for option in group])) <= 1
+
+
+def _fill(chosen: list[_Option], options: list[_Option], hits: Sequence[Hit]) -> list[_Option]:
+    """Add parts of the next likely sentences while there is room for them."""
+    filled = list(chosen)
+    for option in options:
+        if len(filled) == MAX_SENTENCES or option.probability < MIN_EXCERPT_PROBABILITY:
+            break
+        if option not in chosen and (part := _excerpt(option, filled, hits)):
+            filled.append(part)
+    return filled
+
+
+def _excerpt(option: _Option, beside: list[_Option], hits: Sequence[Hit]) -> _Option | None:
+    """The longest run of whole clauses of a sentence that fits beside the others, if any does."""
+    piece = option.piece
+    text = hits[piece.hit].chunk.text
+    clauses = clause_spans(text, piece.start, piece.end)
+    runs = [(i, j) for i, j in itertools.combinations(range(len(clauses) + 1), 2)]
+    runs.sort(key=lambda run: clauses[run[0]][0] - clauses[run[1] - 1][1])  # longest first
+    for first, last in runs:
+        start, end = clauses[first][0], clauses[last - 1][1]
+        opens, closes = piece.opens and first == 0, piece.closes and last == len(clauses)
+        part = replace(piece, start=start, end=end, opens=opens, closes=closes)
+        shown = show(text, part)
+        share = length_share(shown + _mark(1, shown))
+        if share < MIN_EXCERPT_SHARE:
+            return None
+        probability = option.probability * (end - start) / (piece.end - piece.start)
+        found = _Option(part, probability, shown, share)
+        if _fit([*beside, found]):
+            return found
+    return None
 
 
 def _merge(chosen: list[_Option], hits: Sequence[Hit]) -> list[_Option]:
@@ -202,13 +251,9 @@ def _adjoins(left: Piece, right: Piece, hits: Sequence[Hit]) -> bool:
 
 def _render(chosen: list[_Option], hits: Sequence[Hit]) -> tuple[str, tuple[Citation, ...]]:
     """The answer's text with its marks, and the citations in their order."""
-    parts: list[str] = []
     citations: list[Citation] = []
-    for number, option in enumerate(chosen, 1):
+    for option in chosen:
         chunk, piece = hits[option.piece.hit].chunk, option.piece
-        if parts and not (is_chinese(parts[-1]) and is_chinese(option.shown)):
-            parts.append(" ")
-        parts.append(option.shown + _mark(number, option.shown))
         citations.append(
             Citation(
                 file=chunk.file,
@@ -219,7 +264,16 @@ def _render(chosen: list[_Option], hits: Sequence[Hit]) -> tuple[str, tuple[Cita
                 score=round(min(1.0, option.probability), 4),
             )
         )
-    return "".join(parts), tuple(citations)
+    return _join([option.shown for option in chosen]), tuple(citations)
+
+
+def _join(shown: Sequence[str]) -> str:
+    """Put pieces behind each other, each with its mark; Chinese ones without a blank between."""
+    text = ""
+    for number, piece in enumerate(shown, 1):
+        blank = text and not (is_chinese(shown[number - 2]) and is_chinese(piece))
+        text += (" " if blank else "") + piece + _mark(number, piece)
+    return text
 
 
 def _mark(number: int, shown: str) -> str:
