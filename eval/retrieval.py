@@ -22,7 +22,8 @@ from eval.metrics import evaluate_run
 from eval.trec import check_ids, check_writable, write_run
 from rag.build import OpenStore, Rag, in_folder
 from rag.schema import Document, FloatArray, Passage
-from rag.store.corpus import NewDocument, Store
+from rag.store.changelog import NewDocument
+from rag.store.corpus import Store
 from rag.terminal import Progress
 
 if TYPE_CHECKING:

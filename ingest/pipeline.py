@@ -20,7 +20,8 @@ from ingest.fence import ParserPool
 from rag.errors import DocumentRejected
 from rag.protocols import Embedder
 from rag.schema import Document, Passage
-from rag.store.corpus import NewDocument, Outcome, Store
+from rag.store.changelog import NewDocument
+from rag.store.corpus import Outcome, Store
 from rag.terminal import Advance, Progress
 
 

@@ -7,7 +7,8 @@ from sqlalchemy import select
 
 from rag.schema import Document, Passage, Span
 from rag.store.catalog import Catalog
-from rag.store.corpus import NewDocument, Store
+from rag.store.changelog import NewDocument
+from rag.store.corpus import Store
 from rag.store.database import Database
 from rag.store.tables import ChangeRow, ChunkRow
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -241,19 +243,23 @@ def test_no_flipped_byte_ever_gives_a_wrong_index(
         assert held(dense(store, folder).refresh()) == expected, f"byte {place}"
 
 
-def test_a_snapshot_from_before_a_restored_backup_is_rebuilt(
-    db: Database, store: Store, folder: Path
+@pytest.mark.parametrize("written_past", [False, True])
+def test_a_snapshot_of_a_history_that_a_backup_replaced_is_rebuilt(
+    store: Store, folder: Path, tmp_path: Path, written_past: bool
 ) -> None:
-    store.commit([new_document("later", 3)])
+    live_file, backup_file = tmp_path / "youju.db", tmp_path / "backup.db"
+    with closing(sqlite3.connect(live_file)) as live, closing(sqlite3.connect(backup_file)) as kept:
+        live.backup(kept)
     follower = dense(store, folder)
+    store.commit([new_document("later", 3)])
     follower.save()
-    with db.write() as session:  # as if a backup taken before the last commit had been put back
-        connection = session.connection()
-        connection.exec_driver_sql("DELETE FROM chunks WHERE context = 'later'")
-        connection.exec_driver_sql("DELETE FROM documents WHERE name = 'later'")
-        connection.exec_driver_sql("DELETE FROM changes WHERE seq > 5")
-        connection.exec_driver_sql("UPDATE stores SET seq = 5")
+    lost = truth(store)
+    with closing(sqlite3.connect(backup_file)) as kept, closing(sqlite3.connect(live_file)) as live:
+        kept.backup(live)
+    if written_past:  # other chunks now have the ids that the lost ones had
+        store.commit([new_document("instead", 4), new_document("and more", 5)])
 
+    assert truth(store) != lost
     assert held(follower.refresh()) == truth(store)
     assert held(dense(store, folder).refresh()) == truth(store)
 

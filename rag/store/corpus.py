@@ -14,47 +14,16 @@ from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from rag.errors import IndexMismatch, StorageError, UnknownFile, UnknownStore
-from rag.schema import Chunk, Document, FloatArray, IntArray, Passage, Span
+from rag.schema import Chunk, Document, FloatArray, IntArray, Span
+from rag.store.changelog import STORED_VECTOR, ChangeLog, NewDocument, in_parts
 from rag.store.database import Database
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 Outcome = Literal["added", "replaced", "unchanged"]
-
-_MANY = 500  # ids in one SQL statement
-_STORED = np.dtype("<f2")
-_LARGEST = 1.01  # of a unit vector's numbers, with room for rounding
-
-
-@dataclass(frozen=True, slots=True)
-class NewDocument:
-    """A parsed, chunked and embedded file, ready to be stored.
-
-    Attributes:
-        name: What to call it; another document's name is not taken, see `Store.commit`.
-        root: Absolute folder it was found under: the one given, or its own when named itself.
-        sha256: Hex digest of the file's bytes.
-        size: The file's bytes.
-        vectors: (len(passages), dim) float32 unit rows.
-        source: The absolute path of its file; "" where the name says what it is.
-    """
-
-    name: str
-    root: str
-    sha256: str
-    size: int
-    document: Document
-    passages: Sequence[Passage]
-    vectors: FloatArray
-    source: str = ""
-
-    @property
-    def identity(self) -> str:
-        """What makes it the same document as a stored one."""
-        return self.source or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +84,18 @@ class Store:
     def delta(self, after: int) -> Delta:
         """Return the net change after sequence number `after`.
 
-        All there is is returned for 0, and for a number beyond the log's end (the index then
-        followed another database, or one restored since from a backup).
+        All there is is returned for 0, and for a number that the log does not hold: the index
+        then followed another database, or one restored since from a backup.
 
         Raises:
             UnknownStore: If the store has been deleted.
         """
         with self._db.read() as session:
             seq = self._seq(session)
-            if after == 0 or after > seq:
+            known = session.scalar(
+                select(ChangeRow.seq).where(ChangeRow.store_id == self.id, ChangeRow.seq == after)
+            )
+            if known is None:
                 ids = session.scalars(
                     select(ChunkRow.id).where(ChunkRow.store_id == self.id).order_by(ChunkRow.id)
                 )
@@ -145,7 +117,7 @@ class Store:
         Raises:
             StorageError: If a stored vector has not `dim` numbers.
         """
-        for part in _parts(ids):
+        for part in in_parts(ids):
             with self._db.read() as session:
                 rows = session.execute(
                     select(ChunkRow.id, ChunkRow.vector)
@@ -153,23 +125,23 @@ class Store:
                     .order_by(ChunkRow.id)
                 ).all()
             blob = b"".join(row.vector for row in rows)
-            if len(blob) != len(rows) * self.dim * _STORED.itemsize:
+            if len(blob) != len(rows) * self.dim * STORED_VECTOR.itemsize:
                 raise StorageError(
                     f"Store {self.name!r} holds vectors of another length than {self.dim}.",
                     do="Run `youju reindex`.",
                 )
-            found = np.frombuffer(blob, dtype=_STORED).reshape(len(rows), self.dim)
+            found = np.frombuffer(blob, dtype=STORED_VECTOR).reshape(len(rows), self.dim)
             yield np.array([row.id for row in rows], np.int64), found.astype(np.float32)
 
     def texts(self, ids: Sequence[int]) -> Iterator[list[tuple[int, str]]]:
         """Yield lists of (id, text to index) in batches; deleted ids are left out."""
-        for part in _parts(ids):
+        for part in in_parts(ids):
             yield [(chunk.id, chunk.indexed_text) for chunk in self.chunks(part).values()]
 
     def chunks(self, ids: Sequence[int]) -> dict[int, Chunk]:
         """Return the chunks that still exist among `ids`."""
         found: dict[int, Chunk] = {}
-        for part in _parts(ids):
+        for part in in_parts(ids):
             with self._db.read() as session:
                 for row, name in session.execute(
                     select(ChunkRow, DocumentRow.name)
@@ -301,7 +273,7 @@ class Store:
         """
         outcomes: dict[str, Outcome] = {}
         with self._db.write() as session:
-            log = _Log(session, self)
+            log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
             for new in documents:
                 old = session.execute(
                     select(DocumentRow.id, DocumentRow.name, DocumentRow.sha256).where(
@@ -326,7 +298,7 @@ class Store:
             UnknownFile: If one of them is not there and that is not ok; nothing is deleted then.
         """
         with self._db.write() as session:
-            log = _Log(session, self)
+            log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
             ids = []
             for name in names:
                 found = session.scalar(
@@ -357,7 +329,7 @@ class Store:
             False, with nothing changed, if this store has changed since `expected_seq`.
         """
         with self._db.write() as session:
-            log = _Log(session, self)
+            log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
             if log.seq != expected_seq:
                 return False
             old = session.scalars(select(DocumentRow.id).where(DocumentRow.store_id == self.id))
@@ -392,98 +364,9 @@ class Store:
         return int(found.seq)
 
 
-class _Log:
-    """Collects the chunk changes of one write transaction and appends them to the log."""
-
-    def __init__(self, session: Session, store: Store) -> None:
-        self._session = session
-        self._store = store
-        self.seq = store._seq(session, lock=True)
-        self._changes: list[tuple[int, int]] = []
-
-    def added(self, ids: Sequence[int]) -> None:
-        self._changes += [(1, chunk_id) for chunk_id in ids]
-
-    def drop_documents(self, document_ids: Sequence[int]) -> int:
-        dropped = 0
-        for part in _parts(document_ids):
-            chunks = list(
-                self._session.scalars(select(ChunkRow.id).where(ChunkRow.document_id.in_(part)))
-            )
-            self._changes += [(-1, chunk_id) for chunk_id in chunks]
-            self._session.execute(delete(ChunkRow).where(ChunkRow.document_id.in_(part)))
-            self._session.execute(delete(DocumentRow).where(DocumentRow.id.in_(part)))
-            dropped += len(chunks)
-        return dropped
-
-    def insert(self, new: NewDocument, name: str) -> None:
-        document = new.document
-        document_id = self._session.scalar(
-            insert(DocumentRow).returning(DocumentRow.id),
-            {
-                "store_id": self._store.id,
-                "name": name,
-                "source": new.identity,
-                "root": new.root,
-                "sha256": new.sha256,
-                "size": new.size,
-                "media_type": document.media_type,
-                "title": document.title,
-                "text": document.text,
-                "pages": [[s.start, s.end, s.label] for s in document.pages],
-                "sections": [[s.start, s.end, s.label] for s in document.sections],
-                "warnings": list(document.warnings),
-            },
-        )
-        if new.vectors.shape != (len(new.passages), self._store.dim):
-            raise ValueError(
-                f"{new.name}: got vectors {new.vectors.shape}, "
-                f"expected ({len(new.passages)}, {self._store.dim})"
-            )
-        if not (np.abs(new.vectors) <= _LARGEST).all():  # also refuses NaN
-            raise ValueError(f"{new.name}: a vector holds numbers that no unit vector holds")
-        rows = [
-            {
-                "store_id": self._store.id,
-                "document_id": document_id,
-                "start": passage.start,
-                "end": passage.end,
-                "page": passage.page,
-                "context": passage.context,
-                "text": passage.text,
-                "vector": vector.astype(_STORED).tobytes(),
-            }
-            for passage, vector in zip(new.passages, new.vectors, strict=True)
-        ]
-        if rows:
-            self.added(list(self._session.scalars(insert(ChunkRow).returning(ChunkRow.id), rows)))
-
-    def write(self) -> None:
-        if not self._changes:
-            return
-        first = self.seq + 1
-        self._session.execute(
-            insert(ChangeRow),
-            [
-                {"store_id": self._store.id, "seq": seq, "op": op, "chunk_id": chunk_id}
-                for seq, (op, chunk_id) in enumerate(self._changes, start=first)
-            ],
-        )
-        self._session.execute(
-            update(StoreRow)
-            .where(StoreRow.id == self._store.id)
-            .values(seq=self.seq + len(self._changes))
-        )
-
-
 def _storable(name: str) -> str:
     """Escape lone surrogates of a name a user typed: the database would refuse to look it up."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for first in range(0, len(ids), _MANY):
-        yield ids[first : first + _MANY]
 
 
 def _free_name(session: Session, store_id: str, new: NewDocument) -> str:

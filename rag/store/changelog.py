@@ -1,0 +1,163 @@
+"""What is written in one transaction: documents, their chunks, and the change log's lines.
+
+The log is what indexes follow. This module does no locking and opens no transaction; `Store` does.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from rag.schema import Document, FloatArray, Passage
+from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
+
+STORED_VECTOR = np.dtype("<f2")
+"""How a vector's numbers are stored."""
+
+_MANY = 500  # ids in one SQL statement
+_LARGEST = 1.01  # of a unit vector's numbers, with room for rounding
+_GAP = 2**32  # the column holds 2^63: room for 2^31 transactions
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A parsed, chunked and embedded file, ready to be stored.
+
+    Attributes:
+        name: What to call it; another document's name is not taken, see `Store.commit`.
+        root: Absolute folder it was found under: the one given, or its own when named itself.
+        sha256: Hex digest of the file's bytes.
+        size: The file's bytes.
+        vectors: (len(passages), dim) float32 unit rows.
+        source: The absolute path of its file; "" where the name says what it is.
+    """
+
+    name: str
+    root: str
+    sha256: str
+    size: int
+    document: Document
+    passages: Sequence[Passage]
+    vectors: FloatArray
+    source: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What makes it the same document as a stored one."""
+        return self.source or self.name
+
+
+class ChangeLog:
+    """Writes documents in one transaction and appends what happened to chunks to the log.
+
+    Args:
+        session: The transaction; the store's row is locked in it.
+        store_id: Which store.
+        dim: Length of its vectors.
+        seq: The log's end.
+    """
+
+    def __init__(self, session: Session, store_id: str, dim: int, seq: int) -> None:
+        self._session = session
+        self._store_id = store_id
+        self._dim = dim
+        self.seq = seq
+        self._changes: list[tuple[int, int]] = []
+
+    def added(self, ids: Sequence[int]) -> None:
+        """Note chunks that have been inserted."""
+        self._changes += [(1, chunk_id) for chunk_id in ids]
+
+    def drop_documents(self, document_ids: Sequence[int]) -> int:
+        """Delete documents with their chunks; return the number of chunks."""
+        dropped = 0
+        for part in in_parts(document_ids):
+            chunks = list(
+                self._session.scalars(select(ChunkRow.id).where(ChunkRow.document_id.in_(part)))
+            )
+            self._changes += [(-1, chunk_id) for chunk_id in chunks]
+            self._session.execute(delete(ChunkRow).where(ChunkRow.document_id.in_(part)))
+            self._session.execute(delete(DocumentRow).where(DocumentRow.id.in_(part)))
+            dropped += len(chunks)
+        return dropped
+
+    def insert(self, new: NewDocument, name: str) -> None:
+        """Insert a document with its chunks.
+
+        Raises:
+            ValueError: If its vectors are not (n, dim) unit vectors, one for each passage.
+        """
+        document = new.document
+        document_id = self._session.scalar(
+            insert(DocumentRow).returning(DocumentRow.id),
+            {
+                "store_id": self._store_id,
+                "name": name,
+                "source": new.identity,
+                "root": new.root,
+                "sha256": new.sha256,
+                "size": new.size,
+                "media_type": document.media_type,
+                "title": document.title,
+                "text": document.text,
+                "pages": [[s.start, s.end, s.label] for s in document.pages],
+                "sections": [[s.start, s.end, s.label] for s in document.sections],
+                "warnings": list(document.warnings),
+            },
+        )
+        if new.vectors.shape != (len(new.passages), self._dim):
+            raise ValueError(
+                f"{new.name}: got vectors {new.vectors.shape}, "
+                f"expected ({len(new.passages)}, {self._dim})"
+            )
+        if not (np.abs(new.vectors) <= _LARGEST).all():  # also refuses NaN
+            raise ValueError(f"{new.name}: a vector holds numbers that no unit vector holds")
+        rows = [
+            {
+                "store_id": self._store_id,
+                "document_id": document_id,
+                "start": passage.start,
+                "end": passage.end,
+                "page": passage.page,
+                "context": passage.context,
+                "text": passage.text,
+                "vector": vector.astype(STORED_VECTOR).tobytes(),
+            }
+            for passage, vector in zip(new.passages, new.vectors, strict=True)
+        ]
+        if rows:
+            self.added(list(self._session.scalars(insert(ChunkRow).returning(ChunkRow.id), rows)))
+
+    def write(self) -> None:
+        """Append the changes to the log.
+
+        The numbers of a transaction follow each other; before the first comes a random gap. A
+        database put back from a backup thus never gives out a number again, and an index that
+        has followed the lost history notices: its number is not in the log.
+        """
+        if not self._changes:
+            return
+        first = self.seq + 1 + secrets.randbelow(_GAP)
+        self._session.execute(
+            insert(ChangeRow),
+            [
+                {"store_id": self._store_id, "seq": seq, "op": op, "chunk_id": chunk_id}
+                for seq, (op, chunk_id) in enumerate(self._changes, start=first)
+            ],
+        )
+        self._session.execute(
+            update(StoreRow)
+            .where(StoreRow.id == self._store_id)
+            .values(seq=first + len(self._changes) - 1)
+        )
+
+
+def in_parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield ids in lists short enough for one SQL statement."""
+    for first in range(0, len(ids), _MANY):
+        yield ids[first : first + _MANY]
