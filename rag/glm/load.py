@@ -1,0 +1,143 @@
+"""Loads ChatGLM3 into memory from the official layout or a converted folder.
+
+No copy is written and no code of the checkpoint is run: official tensors go straight into
+transformers' own `GlmForCausalLM`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rag.errors import CheckpointError, ModelError
+from rag.glm.checkpoint import SAMPLING, native_tensors, open_native, open_official
+from rag.glm.config import Dtype, GlmShape, family, native_config, read_json
+from rag.glm.hub import find_checkpoint
+from rag.glm.keys import table
+from rag.glm.tokenizer import TOKENIZER_FILE, ChatGLM3Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import GlmForCausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGlm:
+    """A model ready to run.
+
+    Attributes:
+        model: transformers' own, in evaluation mode, its parameters without gradients.
+        tokenizer: None if the folder has no tokenizer.model.
+        shape: Sizes of the model.
+        name: The folder's name, for people.
+    """
+
+    model: GlmForCausalLM
+    tokenizer: ChatGLM3Tokenizer | None
+    shape: GlmShape
+    name: str
+
+
+def load_chatglm3(
+    path_or_hub_id: str | Path,
+    dtype: Dtype | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    download: bool = False,
+) -> LoadedGlm:
+    """Load ChatGLM3 from an official or a converted folder.
+
+    Memory peaks at the model in `dtype` and about a GiB more.
+
+    Args:
+        path_or_hub_id: A folder, or a name on the hub such as "THUDM/chatglm3-6b".
+        dtype: To compute in; None takes the stored one (float16 for the official 6B model, which
+            CPUs compute slowly: name bfloat16 or float32 there).
+        device: Where to put it.
+        download: Fetch a named model that is not here yet. Without it nothing is downloaded.
+
+    Raises:
+        CheckpointError: If the folder is another model, incomplete, damaged or holds code.
+        ModelError: If there is no such model here, or memory does not suffice.
+    """
+    folder = find_checkpoint(str(path_or_hub_id), download=download)
+    config = read_json(folder / "config.json")
+    tensors: Iterator[tuple[str, torch.Tensor]]
+    if family(config) == "native GLM":
+        shape, weights = open_native(folder)
+        stored: Dtype = weights.tensors["model.embed_tokens.weight"].dtype  # type: ignore[assignment]
+        has_tokenizer = (folder / TOKENIZER_FILE).is_file()
+        tokenizer = load_tokenizer(folder) if has_tokenizer else None
+        names = [part.name for entry in table(shape) for part in entry.parts]
+        tensors = ((name, weights.read(name)) for name in names)
+    else:
+        official = open_official(folder)
+        shape, stored, tokenizer = official.shape, official.dtype, official.tokenizer
+        weights = official.weights
+        tensors = native_tensors(official, dtype)
+    stop_ids = tokenizer.stop_ids if tokenizer else shape.stop_ids
+    dtype = dtype or stored
+    name = folder.resolve().name
+    try:
+        state = {
+            key: tensor.to(device=device, dtype=getattr(torch, dtype), copy=True)
+            for key, tensor in tensors
+        }
+        weights.close()
+        model = build_model(shape, state, stop_ids=stop_ids, dtype=dtype, device=device)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_large(name, shape, dtype, device) from error
+    except RuntimeError as error:
+        if "memory" not in str(error).lower():
+            raise
+        raise _too_large(name, shape, dtype, device) from error
+    return LoadedGlm(model, tokenizer, shape, name)
+
+
+def build_model(
+    shape: GlmShape,
+    state: dict[str, torch.Tensor],
+    *,
+    stop_ids: list[int],
+    dtype: Dtype,
+    device: str | torch.device = "cpu",
+) -> GlmForCausalLM:
+    """Put native tensors into a model, without a copy and without random weights before.
+
+    Args:
+        shape: The model's.
+        state: Every native tensor, on `device` and of `dtype`; the model takes them over.
+        stop_ids: Ids that end an answer.
+        dtype: Recorded in the model's config.
+        device: Where the rotary frequencies go; they stay float32.
+
+    Raises:
+        CheckpointError: If a tensor is missing or one too many is there.
+    """
+    from transformers import GenerationConfig, GlmConfig, GlmForCausalLM
+    from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
+
+    config = GlmConfig(**native_config(shape, stop_ids=stop_ids, dtype=dtype))
+    with torch.device("meta"):
+        model = GlmForCausalLM(config)
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights do not fit the model: {error}.") from error
+    model.model.rotary_emb = GlmRotaryEmbedding(config).to(device)
+    model.generation_config = GenerationConfig(
+        pad_token_id=0, eos_token_id=list(stop_ids), **SAMPLING
+    )
+    return model.requires_grad_(False).eval()
+
+
+def _too_large(name: str, shape: GlmShape, dtype: Dtype, device: str | torch.device) -> ModelError:
+    needed = shape.parameters * getattr(torch, dtype).itemsize / 2**30
+    return ModelError(
+        f"{name} does not fit into the memory of {device}: its weights take {needed:.1f} GiB as "
+        f"{dtype}.",
+        do="Free memory, use float16 or bfloat16, or a quantised model.",
+    )
