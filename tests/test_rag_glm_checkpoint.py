@@ -25,12 +25,13 @@ from glm_tokenizers import write_model
 from safetensors.torch import load_file, save_file
 
 from rag.errors import CheckpointError, ModelError, PathError, StorageError
-from rag.glm.checkpoint import convert, export, open_official
+from rag.glm.checkpoint import convert, export
 from rag.glm.config import GlmShape, read_json, read_native
 from rag.glm.folder import MANIFEST
 from rag.glm.keys import table
 from rag.glm.load import load_chatglm3
 from rag.glm.quantized import unpack
+from rag.glm.source import open_official
 from rag.terminal import Progress
 
 IDS = torch.tensor([5, 300, 7, 7, 123, 0, 9, 250, 31])
@@ -312,7 +313,7 @@ HOSTILE: list[tuple[Callable[[Path], None], list[str]]] = [
     (_vocabulary, ["[320, 24]", "[640, 24]", "word_embeddings"]),
     (_tokenizer, ["tokenizer of 295 pieces", "300 rows"]),
     (_integers, ["stored as int32"]),
-    (_not_quantised, ["quantization_bit = 8", "lacks its scales"]),
+    (_not_quantised, ["quantization_bit = 8", "has no scales"]),
     (_outside, ["../model-00001"]),
     (_wrong_index, ["does not hold", "as the index says"]),
     (_no_index, ["no weight_map"]),
@@ -381,7 +382,7 @@ def test_export_refuses_what_is_not_native(tmp_path: Path) -> None:
         export(tmp_path / "n", tmp_path / "b")
     del tensors["lm_head.weight"]
     save_file(tensors, tmp_path / "n/model.safetensors")
-    with pytest.raises(CheckpointError, match="nothing as lm_head"):
+    with pytest.raises(CheckpointError, match="lacks the tensor lm_head"):
         load_chatglm3(tmp_path / "n")
 
 

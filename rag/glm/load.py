@@ -6,7 +6,6 @@ transformers' own `GlmForCausalLM`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from rag.errors import CheckpointError, ModelError
-from rag.glm.checkpoint import SAMPLING, native_tensors, open_native, open_official
-from rag.glm.config import Dtype, GlmShape, family, native_config, read_json
+from rag.glm.adapters import adapter_kind
+from rag.glm.checkpoint import SAMPLING
+from rag.glm.config import Dtype, GlmShape, native_config
 from rag.glm.hub import find_checkpoint
-from rag.glm.keys import table
-from rag.glm.tokenizer import TOKENIZER_FILE, ChatGLM3Tokenizer, load_tokenizer
+from rag.glm.lora import Lora, read_lora
+from rag.glm.prefix import Prefix, read_prefix
+from rag.glm.source import Source, open_source
+from rag.glm.tokenizer import ChatGLM3Tokenizer
 
 if TYPE_CHECKING:
     from transformers import GlmForCausalLM
@@ -32,13 +34,17 @@ class LoadedGlm:
         model: transformers' own, in evaluation mode, its parameters without gradients.
         tokenizer: None if the folder has no tokenizer.model.
         shape: Sizes of the model.
+        stop_ids: Ids that end an answer.
         name: The folder's name, for people.
+        prefix: Of a P-Tuning adapter; whoever runs the model puts its cache before each text.
     """
 
     model: GlmForCausalLM
     tokenizer: ChatGLM3Tokenizer | None
     shape: GlmShape
+    stop_ids: list[int]
     name: str
+    prefix: Prefix | None = None
 
 
 def load_chatglm3(
@@ -46,6 +52,7 @@ def load_chatglm3(
     dtype: Dtype | None = None,
     device: str | torch.device = "cpu",
     *,
+    adapter: str | Path | None = None,
     download: bool = False,
 ) -> LoadedGlm:
     """Load ChatGLM3 from an official or a converted folder.
@@ -57,44 +64,35 @@ def load_chatglm3(
         dtype: To compute in; None takes the stored one (float16 for the official 6B model, which
             CPUs compute slowly: name bfloat16 or float32 there).
         device: Where to put it.
+        adapter: Folder of an adapter, official or native: LoRA is added to the weights, P-Tuning
+            is returned as `prefix`.
         download: Fetch a named model that is not here yet. Without it nothing is downloaded.
 
     Raises:
-        CheckpointError: If the folder is another model, incomplete, damaged or holds code.
+        CheckpointError: If a folder is another model, incomplete, damaged or holds code.
+        AdapterMismatch: If the adapter was trained on another model.
         ModelError: If there is no such model here, or memory does not suffice.
     """
     folder = find_checkpoint(str(path_or_hub_id), download=download)
-    config = read_json(folder / "config.json")
-    tensors: Iterator[tuple[str, torch.Tensor]]
-    if family(config) == "native GLM":
-        shape, weights = open_native(folder)
-        stored: Dtype = weights.tensors["model.embed_tokens.weight"].dtype  # type: ignore[assignment]
-        has_tokenizer = (folder / TOKENIZER_FILE).is_file()
-        tokenizer = load_tokenizer(folder) if has_tokenizer else None
-        names = [part.name for entry in table(shape) for part in entry.parts]
-        tensors = ((name, weights.read(name)) for name in names)
-    else:
-        official = open_official(folder)
-        shape, stored, tokenizer = official.shape, official.dtype, official.tokenizer
-        weights = official.weights
-        tensors = native_tensors(official, dtype)
-    stop_ids = tokenizer.stop_ids if tokenizer else shape.stop_ids
-    dtype = dtype or stored
+    source = open_source(folder)
+    shape, dtype = source.shape, dtype or source.dtype
+    tensors = source.tensors(dtype)
+    prefix = None
+    if adapter is not None:
+        lora, prefix = _adapter(Path(adapter), source)
+        tensors = lora.merged(tensors) if lora else tensors
     name = folder.resolve().name
     try:
-        state = {
-            key: tensor.to(device=device, dtype=getattr(torch, dtype), copy=True)
-            for key, tensor in tensors
-        }
-        weights.close()
-        model = build_model(shape, state, stop_ids=stop_ids, dtype=dtype, device=device)
+        # A copy, for what is not converted is still mapped from its file.
+        state = {key: tensor.to(device=device, copy=True) for key, tensor in tensors}
+        model = build_model(shape, state, stop_ids=source.stop_ids, dtype=dtype, device=device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(name, shape, dtype, device) from error
     except RuntimeError as error:
         if "memory" not in str(error).lower():
             raise
         raise _too_large(name, shape, dtype, device) from error
-    return LoadedGlm(model, tokenizer, shape, name)
+    return LoadedGlm(model, source.tokenizer, shape, source.stop_ids, name, prefix)
 
 
 def build_model(
@@ -132,6 +130,17 @@ def build_model(
         pad_token_id=0, eos_token_id=list(stop_ids), **SAMPLING
     )
     return model.requires_grad_(False).eval()
+
+
+def _adapter(folder: Path, source: Source) -> tuple[Lora | None, Prefix | None]:
+    kind = adapter_kind(folder)
+    if kind == "LoRA":
+        return read_lora(folder, source.shape, source.name), None
+    if kind == "P-Tuning":
+        return None, read_prefix(folder, source.shape, source.name)
+    raise CheckpointError(
+        f"{folder} holds no adapter.", do="`youju glm inspect` says what a folder holds."
+    )
 
 
 def _too_large(name: str, shape: GlmShape, dtype: Dtype, device: str | torch.device) -> ModelError:

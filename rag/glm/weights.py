@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,8 @@ class TensorInfo:
         count = 1
         for size in self.shape:
             count *= size
-        size: int = getattr(torch, self.dtype).itemsize
-        return count * size
+        width: int = getattr(torch, self.dtype).itemsize
+        return count * width
 
 
 class Weights:
@@ -114,6 +114,20 @@ def open_weights(folder: Path) -> Weights:
     raise CheckpointError(
         f"{folder} holds no weights: none of {', '.join((*_SINGLE, *_INDEXES))}.",
         do="Copy the model's folder again, completely.",
+    )
+
+
+def weight_file(folder: Path, names: Sequence[str]) -> Weights:
+    """Look through the first of some files that is there.
+
+    Raises:
+        CheckpointError: If none is there, or it is damaged or holds code.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return Weights([folder / name], _contents(folder / name))
+    raise CheckpointError(
+        f"{folder} holds none of {', '.join(names)}.", do="Copy the folder again, completely."
     )
 
 
