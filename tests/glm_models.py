@@ -95,7 +95,10 @@ def quantized(
 
 
 def official_logits(
-    tensors: dict[str, torch.Tensor], shape: GlmShape, ids: torch.Tensor
+    tensors: dict[str, torch.Tensor],
+    shape: GlmShape,
+    ids: torch.Tensor,
+    prefix: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """A forward pass written from the architecture's description, on the fused tensors.
 
@@ -103,6 +106,7 @@ def official_logits(
         tensors: In the official layout.
         shape: Theirs.
         ids: (tokens,).
+        prefix: (P, layers * 2 * groups * head_dim): unrotated keys and values seen by every token.
 
     Returns:
         (tokens, vocabulary) float64.
@@ -132,11 +136,17 @@ def official_logits(
         query, key, value = (
             part.unflatten(-1, (-1, shape.head_dim)) for part in mixed.split(shape.qkv_rows, -1)
         )
+        query, key = rotate(query), rotate(key)
+        hidden = hidden_future
+        if prefix is not None:
+            both = prefix.double().unflatten(-1, (shape.layers, 2, shape.groups, shape.head_dim))
+            key = torch.cat([both[:, number, 0], key])
+            value = torch.cat([both[:, number, 1], value])
+            hidden = torch.cat([torch.zeros(count, len(prefix)).bool(), hidden], dim=1)
         spread = shape.heads // shape.groups
-        query, key = rotate(query), rotate(key).repeat_interleave(spread, 1)
-        value = value.repeat_interleave(spread, 1)
+        key, value = key.repeat_interleave(spread, 1), value.repeat_interleave(spread, 1)
         scores = torch.einsum("qhd,khd->hqk", query, key) / shape.head_dim**0.5
-        shares = scores.masked_fill(hidden_future, float("-inf")).softmax(-1)
+        shares = scores.masked_fill(hidden, float("-inf")).softmax(-1)
         context = torch.einsum("hqk,khd->qhd", shares, value).flatten(-2)
         states = states + context @ weights[at + "self_attention.dense.weight"].T
         mixed = norm(states, at + "post_attention_layernorm.weight")

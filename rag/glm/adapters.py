@@ -45,14 +45,18 @@ def adapter_kind(folder: Path) -> AdapterKind | None:
 def require_base(adapter: Path, trained_on: str, model: str, shape: GlmShape) -> None:
     """Refuse an adapter whose base is known by name to be another model.
 
-    Two names are compared only if both are the official ones: a local path says nothing.
+    Two names are compared only if both are official ones; what a local folder is called says
+    nothing about which of them it is.
 
     Raises:
         AdapterMismatch: Naming both.
     """
     config = {"model_type": "chatglm", "_name_or_path": trained_on}
     foreign = family(config)
-    base, ours = _last_part(trained_on), _last_part(model or shape.name)
+    base, ours = (
+        "" if name.startswith(("/", "\\", ".", "~")) else _last_part(name)
+        for name in (trained_on, model or shape.name)
+    )
     if foreign != "ChatGLM3" or (base in KNOWN_BASES and ours in KNOWN_BASES and base != ours):
         raise AdapterMismatch(
             f"The adapter {adapter} was trained on {trained_on!r}; this model is "

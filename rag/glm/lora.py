@@ -22,7 +22,7 @@ from rag.glm.keys import module_table
 from rag.glm.weights import TensorInfo, file_hashes, weight_file
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>[\w.]+)\.lora_(?P<side>[AB])\.weight")
-_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _SUPPORTED: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -97,7 +97,7 @@ def read_lora(folder: Path, shape: GlmShape, model: str = "") -> Lora:
             f"The adapter {folder} has r = {rank!r} and lora_alpha = {alpha!r}.",
             do="Copy the adapter's folder again.",
         )
-    weights = weight_file(folder, _FILES)
+    weights = weight_file(folder, FILES)
     layout = _layout(shape)
     pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for module in _modules(folder, weights.tensors, layout, trained_on):
@@ -141,7 +141,7 @@ def write_lora(lora: Lora, model: str, target: Path) -> None:
         for name, pair in lora.pairs.items():
             for side, tensor in zip("AB", pair, strict=True):
                 tensors[_name(name, side)] = tensor.clone()
-        save_file(tensors, folder / _FILES[0], metadata={"format": "pt"})
+        save_file(tensors, folder / FILES[0], metadata={"format": "pt"})
         write_json(
             folder / ADAPTER_CONFIG,
             {

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _EMBEDDING = "embedding.weight"
 _PROJECTION = ("trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
-_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PROMPT = "prompt_embeddings"
 _SUPPORTED: dict[str, tuple[object, ...]] = {
     "peft_type": ("PREFIX_TUNING",),
@@ -176,7 +176,7 @@ def write_prefix(prefix: Prefix, shape: GlmShape, model: str, target: Path) -> N
     both = torch.stack([prefix.keys, prefix.values], dim=1)  # (layers, 2, groups, P, head_dim)
     flat = both.permute(3, 0, 1, 2, 4).reshape(prefix.tokens, -1).contiguous()
     with new_folder(target) as folder:
-        save_file({_PROMPT: flat}, folder / _FILES[0], metadata={"format": "pt"})
+        save_file({_PROMPT: flat}, folder / FILES[0], metadata={"format": "pt"})
         write_json(
             folder / ADAPTER_CONFIG,
             {
@@ -249,7 +249,7 @@ def _read_native(folder: Path, shape: GlmShape, model: str) -> Prefix:
     config = read_adapter_config(folder, _SUPPORTED)
     trained_on = str(config.get("base_model_name_or_path") or "")
     require_base(folder, trained_on, model, shape)
-    weights = weight_file(folder, _FILES)
+    weights = weight_file(folder, FILES)
     width = shape.layers * 2 * shape.groups * shape.head_dim
     expected = (config.get("num_virtual_tokens"), width)
     info = weights.tensors.get(_PROMPT)
