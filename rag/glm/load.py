@@ -35,7 +35,7 @@ class LoadedGlm:
         tokenizer: None if the folder has no tokenizer.model.
         shape: Sizes of the model.
         stop_ids: Ids that end an answer.
-        name: The folder's name, for people.
+        name: Under which the model was published, or its folder's, for people.
         prefix: Of a P-Tuning adapter; whoever runs the model puts its cache before each text.
     """
 
@@ -57,7 +57,7 @@ def load_chatglm3(
 ) -> LoadedGlm:
     """Load ChatGLM3 from an official or a converted folder.
 
-    Memory peaks at the model in `dtype` and about a GiB more.
+    Memory peaks at the model in `dtype`, the largest stored tensor and what PyTorch itself takes.
 
     Args:
         path_or_hub_id: A folder, or a name on the hub such as "THUDM/chatglm3-6b".
@@ -76,15 +76,14 @@ def load_chatglm3(
     folder = find_checkpoint(str(path_or_hub_id), download=download)
     source = open_source(folder)
     shape, dtype = source.shape, dtype or source.dtype
-    tensors = source.tensors(dtype)
+    tensors = source.tensors(dtype, copied=True)
     prefix = None
     if adapter is not None:
         lora, prefix = _adapter(Path(adapter), source)
         tensors = lora.merged(tensors) if lora else tensors
-    name = folder.resolve().name
+    name = source.name
     try:
-        # A copy, for what is not converted is still mapped from its file.
-        state = {key: tensor.to(device=device, copy=True) for key, tensor in tensors}
+        state = {key: tensor.to(device=device) for key, tensor in tensors}
         model = build_model(shape, state, stop_ids=source.stop_ids, dtype=dtype, device=device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(name, shape, dtype, device) from error

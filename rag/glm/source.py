@@ -77,7 +77,7 @@ class Source:
         return self.tokenizer.stop_ids if self.tokenizer else self.shape.stop_ids
 
     def tensors(
-        self, dtype: Dtype | None = None, told: Told | None = None
+        self, dtype: Dtype | None = None, told: Told | None = None, *, copied: bool = False
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield every native tensor, in order of the table; one official tensor is read at a time.
 
@@ -85,30 +85,38 @@ class Source:
             dtype: To convert to; None leaves each tensor as it is stored, and makes numbers of the
                 config's dtype from quantised ones.
             told: Called after each official tensor.
+            copied: Whether each tensor must have memory of its own, free of the file and of the
+                other parts of an official tensor.
 
         Yields:
-            (native name, tensor); without conversion it may be mapped from the file.
+            (native name, tensor).
         """
         entries = table(self.shape)
         for number, entry in enumerate(entries, start=1):
-            if self.layout == "official":
-                tensor = self._official(entry, dtype)
-                for part in entry.parts:
-                    yield part.name, tensor[part.start : part.stop]
-            else:
-                for part in entry.parts:
-                    yield part.name, _cast(self.weights.read(part.name), dtype)
+            for name, tensor, shared in self._parts(entry, dtype):
+                yield name, tensor.clone() if copied and shared else tensor
             if told:
                 told(number, len(entries))
         self.weights.close()
 
-    def _official(self, entry: Entry, dtype: Dtype | None) -> torch.Tensor:
-        tensor = self.weights.read(entry.name)
-        if not (self.shape.bits and entry.quantisable):
-            return _cast(tensor, dtype)
-        scale = self.weights.read(entry.name + SCALE_SUFFIX)
-        numbers = unpack(tensor) if self.shape.bits == 4 else tensor
-        return dequantize(numbers, scale, getattr(torch, dtype or self.dtype))
+    def _parts(self, entry: Entry, dtype: Dtype | None) -> Iterator[tuple[str, torch.Tensor, bool]]:
+        """Yield the native tensors of an entry, and whether their memory is not theirs alone."""
+        if self.layout == "native":
+            for part in entry.parts:
+                stored = self.weights.read(part.name)
+                tensor = _cast(stored, dtype)
+                yield part.name, tensor, tensor is stored
+            return
+        stored = self.weights.read(entry.name)
+        if self.shape.bits and entry.quantisable:
+            scale = self.weights.read(entry.name + SCALE_SUFFIX)
+            numbers = unpack(stored) if self.shape.bits == 4 else stored
+            tensor = dequantize(numbers, scale, getattr(torch, dtype or self.dtype))
+        else:
+            tensor = _cast(stored, dtype)
+        shared = tensor is stored or len(entry.parts) > 1
+        for part in entry.parts:
+            yield part.name, tensor[part.start : part.stop], shared
 
 
 def open_source(folder: Path) -> Source:

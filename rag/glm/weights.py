@@ -1,8 +1,8 @@
 """Reads the tensors of a model folder one at a time: safetensors, or PyTorch files without code.
 
-It knows files, not models: which tensors there should be is keys.py's and checkpoint.py's
-business. Files are mapped, and mapped anew after each GiB read from them, so that what was read no
-longer counts as memory of the process.
+It knows files, not models: which tensors there should be is keys.py's and source.py's business.
+Files are mapped, and mapped anew after each 256 MiB read from them, so that what was read no longer
+counts as memory of the process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rag.glm.config import read_json
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _PLAIN_NAME = re.compile(r"[\w][\w.\- ]*\.(safetensors|bin|pt)", re.ASCII)
-_REMAP_BYTES = 2**30
+_REMAP_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Weights:
             content = load_pickle(info.file)
             self._mapped = (info.file, content)
         self._read += info.nbytes
-        return content[name]
+        return content[name].detach()
 
     def close(self) -> None:
         """Let go of the file that is mapped."""
@@ -173,7 +173,9 @@ def load_pickle(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _is_plain(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided
+    if not isinstance(value, torch.Tensor):
+        return False
+    return bool(value.layout == torch.strided and value.device.type == "cpu")
 
 
 def _sharded(folder: Path, index_name: str) -> Weights:
@@ -217,7 +219,9 @@ def _contents(path: Path) -> dict[str, TensorInfo]:
         with _reading(path), safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
             return {
-                name: TensorInfo(path, tuple(part.get_shape()), _DTYPES[part.get_dtype()])
+                name: TensorInfo(
+                    path, tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), part.get_dtype())
+                )
                 for name, part in slices.items()
             }
     return {
