@@ -187,6 +187,37 @@ def test_lora_on_some_layers_and_with_rslora(model: Path, tmp_path: Path) -> Non
     assert float((got - logits(model, tmp_path / "lora")).abs().max()) < 1e-4
 
 
+@peft_warns
+def test_adapters_trained_with_peft_on_the_native_model(model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    convert(model, tmp_path / "native")
+    settings: list[Any] = [
+        LoraConfig(
+            r=2, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type=TaskType.CAUSAL_LM
+        ),
+        PrefixTuningConfig(num_virtual_tokens=3, task_type=TaskType.CAUSAL_LM),
+    ]
+    for number, config in enumerate(settings):
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / "native")
+        tuned = get_peft_model(base, config).eval()
+        generator = torch.Generator().manual_seed(number)
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name or "prompt_encoder" in name:
+                parameter.data.normal_(0, 0.2, generator=generator)
+        tuned.save_pretrained(tmp_path / str(number))
+        loaded = load_chatglm3(model, adapter=tmp_path / str(number))
+        inputs: dict[str, Any] = {"input_ids": IDS[None]}
+        if loaded.prefix:
+            mask, positions = loaded.prefix.inputs(torch.ones_like(IDS)[None])
+            cache = loaded.prefix.cache(1, torch.float32)
+            inputs |= {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        with torch.inference_mode():
+            expected = tuned(input_ids=IDS[None], attention_mask=torch.ones(1, len(IDS))).logits
+            assert float((loaded.model(**inputs).logits - expected).abs().max()) < 1e-4
+
+
 def test_a_16_bit_model_is_merged_with_one_rounding(tmp_path: Path) -> None:
     shape = replace(SMALL, dtype="float16")
     write_official(tmp_path / "model", shape)
@@ -412,6 +443,9 @@ def test_a_prefix_cannot_be_merged_and_is_no_model(model: Path, tmp_path: Path) 
         assert adapter_kind(folder) is None
     with pytest.raises(CheckpointError, match="holds no adapter"):
         load_chatglm3(model, adapter=model)
+    write_official_lora(tmp_path / "lora")
+    with pytest.raises(CheckpointError, match="an adapter, not a model"):
+        load_chatglm3(tmp_path / "lora")
     with pytest.raises(CheckpointError, match="holds no adapter"):
         adapt(model, model, tmp_path / "out")
     adapt(model, tmp_path / "prefix", tmp_path / "out")

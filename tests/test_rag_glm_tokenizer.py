@@ -195,6 +195,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, length: int) -> None:
         (model_bytes([*pieces(), piece("a", -1.0, 1)]), "twice"),
         (model_bytes([*pieces(), piece("zz", -1.0, 3)]), "more control pieces"),
         (model_bytes([*pieces(), piece("zz", -1.0, 4)]), "user-defined"),
+        (model_bytes([*pieces(), piece("z" * 257, -1.0, 1)]), "more than 256 characters"),
         (model_bytes([*pieces(), piece("<|user|>", -1.0, 1)]), "'<|user|>'"),
     ],
 )

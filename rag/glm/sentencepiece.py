@@ -20,6 +20,9 @@ Kind: TypeAlias = Literal["normal", "unknown", "control", "byte"]
 LARGEST_FILE = 64 * 2**20
 """Bytes; ChatGLM3's tokenizer.model has one million."""
 
+LONGEST_PIECE = 256
+"""Characters; finding the merges of a piece takes time with the square of its length."""
+
 _KINDS: dict[int, Kind] = {1: "normal", 2: "unknown", 3: "control", 6: "byte"}
 _KIND_NAMES = {4: "user-defined", 5: "unused"}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -134,6 +137,8 @@ def _piece(data: bytes) -> Piece:
             kind = value
     if not text:
         raise _NotProtobuf("an empty piece")
+    if len(text) > LONGEST_PIECE:
+        raise _NotProtobuf(f"a piece of more than {LONGEST_PIECE} characters")
     if kind not in _KINDS:
         raise _NotProtobuf(f"a {_KIND_NAMES.get(kind, 'unknown kind of')} piece")
     return Piece(text, score, _KINDS[kind])

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from rag.errors import CheckpointError
-from rag.glm.adapters import model_name
+from rag.glm.adapters import ADAPTER_CONFIG, model_name
 from rag.glm.config import (
     DTYPES,
     Dtype,
@@ -129,15 +129,14 @@ def open_source(folder: Path) -> Source:
         CheckpointError: If it is another model, incomplete, damaged, holds code, has a tensor
             that is unknown, missing or of another shape, or a vocabulary of another size.
     """
-    config = read_json(folder / "config.json")
-    if family(config) == "native GLM":
+    if family(_config(folder)) == "native GLM":
         return open_native(folder)
     return open_official(folder)
 
 
 def open_official(folder: Path) -> Source:
     """Look through a folder in the official layout; see `open_source`."""
-    shape = read_official(read_json(folder / "config.json"), folder)
+    shape = read_official(_config(folder), folder)
     if shape.prefix_tokens:
         raise CheckpointError(
             f"{folder} is a P-Tuning checkpoint (pre_seq_len {shape.prefix_tokens}), not a model.",
@@ -151,7 +150,7 @@ def open_official(folder: Path) -> Source:
 
 def open_native(folder: Path) -> Source:
     """Look through a folder in the native layout; see `open_source`."""
-    shape = read_native(read_json(folder / "config.json"), folder)
+    shape = read_native(_config(folder), folder)
     tokenizer = _tokenizer(folder, shape)
     weights = open_weights(folder)
     left = dict(weights.tensors)
@@ -162,6 +161,15 @@ def open_native(folder: Path) -> Source:
     if left:
         raise _unknown(folder, min(left))
     return Source(folder, "native", model_name(folder), shape, weights, tokenizer)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter, not a model.",
+            do="Use `youju glm adapt` or `merge` with the model it was trained on.",
+        )
+    return read_json(folder / "config.json")
 
 
 def _check_official(folder: Path, shape: GlmShape, weights: Weights) -> None:
