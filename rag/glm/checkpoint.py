@@ -26,7 +26,7 @@ from rag.glm.config import (
 from rag.glm.folder import MANIFEST, new_folder, write_json, write_manifest
 from rag.glm.keys import DROPPED, table
 from rag.glm.saved_tokenizer import save_tokenizer
-from rag.glm.shards import SHARD_BYTES, ShardWriter
+from rag.glm.shards import ShardWriter, shard_size
 from rag.glm.source import Source, Told, open_native, open_official
 from rag.glm.tokenizer import TOKENIZER_FILE
 from rag.glm.weights import file_hashes
@@ -62,7 +62,7 @@ def convert(
     target: Path,
     *,
     dtype: Dtype | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
     progress: Advance | None = None,
 ) -> Written:
     """Write a native folder that plain transformers loads, from one in the official layout.
@@ -71,7 +71,8 @@ def convert(
         source: The official folder; it is not changed.
         target: A new folder; it appears when it is complete.
         dtype: Of the weights; None keeps what is stored, bit for bit.
-        shard_bytes: Most bytes of one weight file, unless a single tensor is larger.
+        shard_bytes: Most bytes of one weight file, unless a single tensor is larger; None for a
+            fitting size.
         progress: Told after each tensor.
 
     Raises:
@@ -98,7 +99,7 @@ def write_native(
     *,
     action: str,
     dtype: Dtype,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
     **facts: object,
 ) -> Written:
     """Write a native folder: weights, configs, tokenizer, manifest.
@@ -109,7 +110,7 @@ def write_native(
         target: A new folder; it appears when it is complete.
         action: The verb, for the manifest.
         dtype: What the config says of the weights.
-        shard_bytes: Most bytes of one weight file.
+        shard_bytes: Most bytes of one weight file; None for a fitting size.
         facts: More for the manifest.
 
     Raises:
@@ -117,8 +118,9 @@ def write_native(
         StorageError: If it cannot be written.
     """
     shape = source.shape
-    with new_folder(target, shape.parameters * getattr(torch, dtype).itemsize) as folder:
-        writer = ShardWriter(folder, shard_bytes)
+    size = shape.parameters * getattr(torch, dtype).itemsize
+    with new_folder(target, size) as folder:
+        writer = ShardWriter(folder, shard_bytes or shard_size(size))
         for name, tensor in tensors:
             writer.add(name, tensor)
         files = writer.close()
@@ -152,7 +154,7 @@ def export(
     source: Path,
     target: Path,
     *,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
     progress: Advance | None = None,
 ) -> Written:
     """Write the official layout from a native folder; the tensors are the same, bit for bit.
@@ -162,7 +164,8 @@ def export(
     Args:
         source: A native folder.
         target: A new folder; it appears when it is complete.
-        shard_bytes: Most bytes of one weight file, unless a single tensor is larger.
+        shard_bytes: Most bytes of one weight file, unless a single tensor is larger; None for a
+            fitting size.
         progress: Told after each tensor.
 
     Raises:
@@ -177,7 +180,7 @@ def export(
     entries = table(shape)
     tell = told(progress)
     with new_folder(target, weights.nbytes) as folder:
-        writer = ShardWriter(folder, shard_bytes)
+        writer = ShardWriter(folder, shard_bytes or shard_size(weights.nbytes))
         for number, entry in enumerate(entries, start=1):
             parts = [weights.read(part.name) for part in entry.parts]
             writer.add(entry.name, torch.cat(parts) if len(parts) > 1 else parts[0])

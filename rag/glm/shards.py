@@ -11,8 +11,16 @@ from safetensors.torch import save_file
 from rag.errors import StorageError
 from rag.glm.folder import write_json
 
-SHARD_BYTES = 2**30
-"""A file is closed when it holds this much; no tensor of ChatGLM3-6B is larger."""
+LARGEST_SHARD, SMALLEST_SHARD = 2**30, 2**26
+"""Bytes. No tensor of ChatGLM3-6B is larger than the first."""
+
+
+def shard_size(model_bytes: int) -> int:
+    """Return how large a file may become: an eighth of the model, within the bounds above.
+
+    The open file is what a conversion holds in memory.
+    """
+    return min(LARGEST_SHARD, max(SMALLEST_SHARD, model_bytes // 8))
 
 
 class ShardWriter:
@@ -21,7 +29,7 @@ class ShardWriter:
     Only the tensors of the open shard are kept in memory.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
         self._folder = folder
         self._limit = shard_bytes
         self._open: dict[str, torch.Tensor] = {}

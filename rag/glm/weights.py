@@ -1,7 +1,7 @@
 """Reads the tensors of a model folder one at a time: safetensors, or PyTorch files without code.
 
 It knows files, not models: which tensors there should be is keys.py's and source.py's business.
-Files are mapped, and mapped anew after each 256 MiB read from them, so that what was read no longer
+Files are mapped, and mapped anew after each 64 MiB read from them, so that what was read no longer
 counts as memory of the process.
 """
 
@@ -25,7 +25,7 @@ from rag.glm.config import read_json
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _PLAIN_NAME = re.compile(r"[\w][\w.\- ]*\.(safetensors|bin|pt)", re.ASCII)
-_REMAP_BYTES = 2**28
+_REMAP_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
