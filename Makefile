@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask clean
+.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-glm clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -50,6 +50,9 @@ bench-ingest: .venv/installed  ## CPU seconds of `youju ingest` against bare emb
 
 bench-ask: .venv/installed  ## Seconds and peak memory of a cold `youju ask`
 	$(BIN)/python -m bench.ask
+
+bench-glm: .venv/installed  ## Peak memory of converting and loading ChatGLM3 (4 GB of disk)
+	$(BIN)/python -m bench.glm
 
 clean:  ## Remove what was built
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ from eval.cli import app as eval_app
 from ingest import cli as ingest_cli
 from ingest.cli import JsonOption, StoreOption
 from rag.errors import YoujuError
+from rag.glm.cli import app as glm_app
 from rag.terminal import complain, one_line, place, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def show(
 app.command()(ingest_cli.delete)
 app.command()(ingest_cli.reindex)
 app.add_typer(eval_app, name="eval")
+app.add_typer(glm_app, name="glm")
 
 
 @app.command()

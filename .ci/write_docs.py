@@ -26,6 +26,11 @@ COMMANDS = [
     ["eval", "retrieval"],
     ["eval", "answers"],
     ["eval", "refusal"],
+    ["glm", "inspect"],
+    ["glm", "convert"],
+    ["glm", "export"],
+    ["glm", "adapt"],
+    ["glm", "merge"],
 ]
 SETTINGS_HEAD = """# Settings
 

@@ -5,13 +5,16 @@
     │   ├── ConfigError                     a setting is unknown, or its value out of range
     │   ├── PathError                       a path is missing, unreadable or holds no documents
     │   ├── QueryError                      a question is empty, too long or not text
+    │   ├── ChatError                       a message's role or a training example cannot be used
     │   ├── UnknownStore                    no store of that name
     │   ├── UnknownFile                     no file of that name in the store
     │   └── IndexMismatch                   the store was made by another embedder
     ├── DocumentRejected           exit 1   one file was refused; the others go on
     ├── StorageError               exit 1   the home folder or the database cannot be used now
     ├── ModelError                 exit 1   a model is missing, damaged or does not answer
-    │   └── MissingExtra                    an optional package is not installed
+    │   ├── MissingExtra                    an optional package is not installed
+    │   ├── CheckpointError                 a model folder is not what it should be, or damaged
+    │   └── AdapterMismatch                 an adapter was trained on another model
     └── EvalDataError              exit 2   an evaluation folder is not in the expected layout
 
 Each message says what was got, what was expected and what to do, in one line.
@@ -52,6 +55,10 @@ class PathError(UsageError):
 
 class QueryError(UsageError):
     """A question is empty, too long, or holds no text."""
+
+
+class ChatError(UsageError):
+    """A message has an unknown role, or a training example is not of the expected form."""
 
 
 class UnknownStore(UsageError):
@@ -100,6 +107,14 @@ class MissingExtra(ModelError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional package.", do=f"pip install 'youju[{extra}]'")
+
+
+class CheckpointError(ModelError):
+    """A model folder is of another family, incomplete, damaged, or holds code."""
+
+
+class AdapterMismatch(ModelError):
+    """An adapter does not belong to the model it is to be put on."""
 
 
 class EvalDataError(YoujuError):

@@ -72,3 +72,9 @@ def samples_home(tmp_path_factory: pytest.TempPathFactory, converted_models: Pat
     assert not report.rejected, report.rejected
     rag.db.close()
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_glm() -> Path:
+    """The folder with ChatGLM3's reference outputs, kept beside the checkout where available."""
+    return _shared("chatglm3")

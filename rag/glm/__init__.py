@@ -1,0 +1,8 @@
+"""The ChatGLM3 workshop: official checkpoints, tokenizer and adapters, on the native GLM model.
+
+Nothing here runs code that came with a checkpoint, and importing this package loads no engine.
+
+No PyTorch: config, keys (shapes and names), sentencepiece, tokenizer, saved_tokenizer, chat, data,
+adapters, folder, hub, inspection, cli. With it: weights, shards, quantized (files), source (a model
+folder looked through), checkpoint (convert, export), lora, prefix, merge (adapters), load.
+"""

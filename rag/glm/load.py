@@ -1,0 +1,151 @@
+"""Loads ChatGLM3 into memory from the official layout or a converted folder.
+
+No copy is written and no code of the checkpoint is run: official tensors go straight into
+transformers' own `GlmForCausalLM`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rag.errors import CheckpointError, ModelError
+from rag.glm.adapters import adapter_kind
+from rag.glm.checkpoint import SAMPLING
+from rag.glm.config import Dtype, GlmShape, native_config
+from rag.glm.hub import find_checkpoint
+from rag.glm.lora import Lora, read_lora
+from rag.glm.prefix import Prefix, read_prefix
+from rag.glm.source import Source, open_source
+from rag.glm.tokenizer import ChatGLM3Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import GlmForCausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGlm:
+    """A model ready to run.
+
+    Attributes:
+        model: transformers' own, in evaluation mode, its parameters without gradients.
+        tokenizer: None if the folder has no tokenizer.model.
+        shape: Sizes of the model.
+        stop_ids: Ids that end an answer.
+        name: Under which the model was published, or its folder's, for people.
+        prefix: Of a P-Tuning adapter; whoever runs the model puts its cache before each text.
+    """
+
+    model: GlmForCausalLM
+    tokenizer: ChatGLM3Tokenizer | None
+    shape: GlmShape
+    stop_ids: list[int]
+    name: str
+    prefix: Prefix | None = None
+
+
+def load_chatglm3(
+    path_or_hub_id: str | Path,
+    dtype: Dtype | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    adapter: str | Path | None = None,
+    download: bool = False,
+) -> LoadedGlm:
+    """Load ChatGLM3 from an official or a converted folder.
+
+    Memory peaks at the model in `dtype`, the largest stored tensor and what PyTorch itself takes.
+
+    Args:
+        path_or_hub_id: A folder, or a name on the hub such as "THUDM/chatglm3-6b".
+        dtype: To compute in; None takes the stored one (float16 for the official 6B model, which
+            CPUs compute slowly: name bfloat16 or float32 there).
+        device: Where to put it.
+        adapter: Folder of an adapter, official or native: LoRA is added to the weights, P-Tuning
+            is returned as `prefix`.
+        download: Fetch a named model that is not here yet. Without it nothing is downloaded.
+
+    Raises:
+        CheckpointError: If a folder is another model, incomplete, damaged or holds code.
+        AdapterMismatch: If the adapter was trained on another model.
+        ModelError: If there is no such model here, or memory does not suffice.
+    """
+    folder = find_checkpoint(str(path_or_hub_id), download=download)
+    source = open_source(folder)
+    shape, dtype = source.shape, dtype or source.dtype
+    tensors = source.tensors(dtype, copied=True)
+    prefix = None
+    if adapter is not None:
+        lora, prefix = _adapter(Path(adapter), source)
+        tensors = lora.merged(tensors) if lora else tensors
+    name = source.name
+    try:
+        state = {key: tensor.to(device=device) for key, tensor in tensors}
+        model = build_model(shape, state, stop_ids=source.stop_ids, dtype=dtype, device=device)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_large(name, shape, dtype, device) from error
+    except RuntimeError as error:
+        if "memory" not in str(error).lower():
+            raise
+        raise _too_large(name, shape, dtype, device) from error
+    return LoadedGlm(model, source.tokenizer, shape, source.stop_ids, name, prefix)
+
+
+def build_model(
+    shape: GlmShape,
+    state: dict[str, torch.Tensor],
+    *,
+    stop_ids: list[int],
+    dtype: Dtype,
+    device: str | torch.device = "cpu",
+) -> GlmForCausalLM:
+    """Put native tensors into a model, without a copy and without random weights before.
+
+    Args:
+        shape: The model's.
+        state: Every native tensor, on `device` and of `dtype`; the model takes them over.
+        stop_ids: Ids that end an answer.
+        dtype: Recorded in the model's config.
+        device: Where the rotary frequencies go; they stay float32.
+
+    Raises:
+        CheckpointError: If a tensor is missing or one too many is there.
+    """
+    from transformers import GenerationConfig, GlmConfig, GlmForCausalLM
+    from transformers.models.glm.modeling_glm import GlmRotaryEmbedding
+
+    config = GlmConfig(**native_config(shape, stop_ids=stop_ids, dtype=dtype))
+    with torch.device("meta"):
+        model = GlmForCausalLM(config)
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights do not fit the model: {error}.") from error
+    model.model.rotary_emb = GlmRotaryEmbedding(config).to(device)
+    model.generation_config = GenerationConfig(
+        pad_token_id=0, eos_token_id=list(stop_ids), **SAMPLING
+    )
+    return model.requires_grad_(False).eval()
+
+
+def _adapter(folder: Path, source: Source) -> tuple[Lora | None, Prefix | None]:
+    kind = adapter_kind(folder)
+    if kind == "LoRA":
+        return read_lora(folder, source.shape, source.name), None
+    if kind == "P-Tuning":
+        return None, read_prefix(folder, source.shape, source.name)
+    raise CheckpointError(
+        f"{folder} holds no adapter.", do="`youju glm inspect` says what a folder holds."
+    )
+
+
+def _too_large(name: str, shape: GlmShape, dtype: Dtype, device: str | torch.device) -> ModelError:
+    needed = shape.parameters * getattr(torch, dtype).itemsize / 2**30
+    return ModelError(
+        f"{name} does not fit into the memory of {device}: its weights take {needed:.1f} GiB as "
+        f"{dtype}.",
+        do="Free memory, use float16 or bfloat16, or a quantised model.",
+    )
