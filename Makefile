@@ -9,6 +9,9 @@ help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
 
 .venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+		sys.exit(None if (3, 11) <= v < (3, 14) else "Found Python %d.%d, expected 3.11 to 3.13. \
+	Name one: make PYTHON=python3.12 $(or $(MAKECMDGOALS),demo)" % v[:2])'
 	@echo "Installing the locked versions into .venv; this takes some minutes the first time."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --requirement requirements.lock

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
@@ -17,14 +18,24 @@ import typer
 from eval.cli import app as eval_app
 from ingest import cli as ingest_cli
 from ingest.cli import JsonOption, StoreOption
-from rag.errors import YoujuError
+from rag.errors import UsageError, YoujuError
 from rag.glm.cli import app as glm_app
 from rag.terminal import complain, one_line, place, print_json, print_table, say
 
 if TYPE_CHECKING:
     from rag.schema import Answer, Hit
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"youju {version('youju')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,6 +44,20 @@ app = typer.Typer(
     epilog="Add --debug to any command to see the traceback of an error.",
 )
 app.command()(ingest_cli.ingest)
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 TopKOption = Annotated[
     int | None,
@@ -135,7 +160,14 @@ def show(
     from rag.config import load_settings
 
     rag = build_rag(load_settings({"store": store}).settings)
-    say(rag.catalog.get(rag.settings.store).document(file).text[start:end])
+    text = rag.catalog.get(rag.settings.store).document(file).text
+    end = len(text) if end is None else end
+    if not start <= end <= len(text):
+        raise UsageError(
+            f"Got --start {start} --end {end}; {file} has {len(text):,} characters.",
+            do="Expected 0 <= start <= end <= that number.",
+        )
+    say(text[start:end])
 
 
 app.command()(ingest_cli.delete)
@@ -184,6 +216,7 @@ def answer_json(store: str, answer: Answer) -> dict[str, object]:
     return {
         "answer": answer.text,
         "refused": answer.refused,
+        "unsupported": list(answer.unsupported),
         "citations": [asdict(citation) for citation in answer.citations],
         "store": store,
         "timings": {step: round(seconds, 4) for step, seconds in answer.timings.items()},
@@ -206,7 +239,7 @@ def run(arguments: list[str], *, debug: bool) -> int:
 
     Args:
         arguments: What stands after `youju`.
-        debug: Let a YoujuError through, for its traceback.
+        debug: Print the traceback of an error, too.
     """
     try:
         # Not app(...): that would put a hook for uncaught errors of its own in place of ours.
@@ -215,7 +248,7 @@ def run(arguments: list[str], *, debug: bool) -> int:
         sys.stdout.flush()
     except YoujuError as error:
         if debug:
-            raise
+            traceback.print_exc()
         complain(str(error))
         return error.exit_code
     except typer.TyperException as error:
@@ -225,9 +258,9 @@ def run(arguments: list[str], *, debug: bool) -> int:
         else:
             complain(f"{message} See `youju --help`.")
         return 2
-    except (typer.Abort, KeyboardInterrupt):
-        complain("Stopped; what was committed before is kept.")
-        return 130
+    except typer.Abort:
+        complain("Not confirmed; nothing was done.")
+        return 1
     except BrokenPipeError:  # the reader of a pipe has gone: nobody is left to tell
         _discard_output()
         return 0
@@ -235,6 +268,8 @@ def run(arguments: list[str], *, debug: bool) -> int:
         _discard_output()
         complain(f"Cannot write the output: {error.strerror or error}.")
         return 1
+    if status == INTERRUPTED:
+        complain("Stopped; what was committed before is kept. Run it again to go on.")
     return status if isinstance(status, int) else 0
 
 

@@ -65,9 +65,9 @@ def settings_page() -> str:
 
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "in the user's data folder" if name == "home" else repr(field.get_default())
-        default = '""' if "SecretStr" in default else default.replace("'", '"')
-        shown = default if name == "home" else f"`{default}`"
+        default = repr(field.get_default()).replace("'", '"')
+        default = '""' if "SecretStr" in default else default
+        shown = "in the user's data folder" if name == "home" else f"`{default}`"
         rows.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {shown} | {field.description} |")
     return SETTINGS_HEAD + "\n".join(rows) + "\n"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rag.errors import UsageError
+from rag.errors import PathError, UsageError
 from rag.terminal import complain, count, print_json, progress_bar, say
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)],
+    paths: Annotated[list[str], typer.Argument(help="Files and folders.", show_default=False)],
     store: StoreOption = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Also remove documents whose file is gone.")
@@ -36,10 +37,12 @@ def ingest(
     from rag.build import build_rag
     from rag.config import load_settings
 
+    if "" in paths:  # an unset shell variable; as a path it would mean the current folder
+        raise PathError("Got an empty path.", do="Give a file or folder; `.` is this folder.")
     rag = build_rag(load_settings({"store": store}).settings)
     name = rag.settings.store
     with progress_bar("Ingesting") as advance:
-        report = ingest_paths(rag, name, paths, prune=prune, progress=advance)
+        report = ingest_paths(rag, name, list(map(Path, paths)), prune=prune, progress=advance)
     if as_json:
         print_json(report_json(name, report))
     else:
@@ -53,27 +56,45 @@ def delete(
         list[str] | None, typer.Argument(show_default=False, help="Names from `youju files`.")
     ] = None,
     store: StoreOption = None,
+    under: Annotated[
+        Path | None, typer.Option(help="Delete what came from this folder, there or not.")
+    ] = None,
     whole_store: Annotated[
         bool, typer.Option("--all", help="Delete the store itself, with every file in it.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --all.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete files from a store, or a whole store."""
-    from ingest.job import delete_files, delete_store
+    from ingest.job import delete_files, delete_store, files_under
     from rag.build import build_rag
     from rag.config import load_settings
 
-    if whole_store == bool(files):
-        raise UsageError("Expected either file names or --all.", do="Give one of the two.")
+    if [whole_store, bool(files), under is not None].count(True) != 1:
+        raise UsageError(
+            "Expected one of file names, --under FOLDER and --all.", do="Give one of the three."
+        )
     rag = build_rag(load_settings({"store": store}).settings)
     name = rag.settings.store
-    deleted = delete_store(rag, name) if files is None else delete_files(rag, name, files)
+    if whole_store:
+        if not yes:
+            held = len(rag.catalog.get(name).hashes())
+            _confirm(f"Delete store {name} with {count(held, 'file')}?")
+        deleted = delete_store(rag, name)
+    else:
+        deleted = delete_files(rag, name, files_under(rag, name, under) if under else files or [])
     if as_json:
-        print_json({"store": name, "deleted": deleted, "all": files is None})
-    elif files is None:
+        print_json({"store": name, "deleted": deleted, "all": whole_store})
+    elif whole_store:
         say(f"Deleted store {name} with its {count(deleted, 'file')}.")
     else:
         say(f"Deleted {count(deleted, 'file')} from store {name}.")
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("--all deletes the whole store.", do="Add --yes if that is meant.")
+    typer.confirm(question, abort=True)
 
 
 def reindex(store: StoreOption = None, as_json: JsonOption = False) -> None:
@@ -111,7 +132,9 @@ def report_json(store: str, report: IngestReport) -> dict[str, object]:
             {"file": item.name, "reason": item.reason, "message": item.message}
             for item in report.rejected
         ],
-        "skipped": report.skipped,
+        "skipped": sum(report.skipped.values()),
+        "skipped_formats": report.skipped,
+        "lost": report.lost,
         "chunks": report.chunks,
         "warnings": [{"file": file, "message": text} for file, text in report.warnings],
         "seconds": round(report.seconds, 3),
@@ -123,12 +146,24 @@ def _print_report(store: str, report: IngestReport) -> None:
         f"Store {store}: {report.count('added')} added, {report.count('replaced')} replaced, "
         f"{report.count('unchanged')} unchanged"
         + (f", {len(report.pruned)} removed" if report.pruned else "")
-        + (f", {report.skipped} of other formats skipped" if report.skipped else "")
+        + (f", {_skipped(report.skipped)} skipped" if report.skipped else "")
         + f"; {count(report.chunks, 'new chunk')} in {report.seconds:.1f} s."
     )
     for file, text in report.warnings:
         say(f"Note: {file}: {text}")
+    for folder, documents in report.lost.items():
+        say(
+            f"Note: {folder} is gone; {count(documents, 'document')} that came from it stay until "
+            "`youju delete --under` names it."
+        )
     for item in report.rejected:
         complain(f"{item.name}: {item.message}")
     if report.rejected:
-        complain(f"{count(len(report.rejected), 'file')} not ingested; the rest is.")
+        rest = "the others are in the store" if report.outcomes else "nothing else was found"
+        complain(f"{count(len(report.rejected), 'file')} not ingested; {rest}.")
+
+
+def _skipped(formats: dict[str, int]) -> str:
+    """Return "12 of other formats (.xlsx 9, .pptx 2, ...)", the most frequent first."""
+    named = ", ".join(f"{suffix or 'no suffix'} {n}" for suffix, n in list(formats.items())[:5])
+    return f"{sum(formats.values())} of other formats ({named}{', …' if len(formats) > 5 else ''})"

@@ -7,6 +7,7 @@ does not know which are already stored (ingest.pipeline does).
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ _READ_FLAGS = (
     | getattr(os, "O_CLOEXEC", 0)
 )
 _BLOCK = 1 << 20
+_LONGEST_SHOWN = 200
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +59,30 @@ class FoundFile:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A file, or a folder that cannot be listed, that was meant but cannot be taken."""
+
+    path: Path
+    name: str
+    error: DocumentRejected
+
+
+@dataclass(frozen=True, slots=True)
 class Discovery:
     """What a list of paths holds.
 
     Attributes:
         files: To be ingested, in the order of the arguments, sorted by name inside a folder.
-        rejected: (name, reason) of files that were meant but cannot be taken.
+        rejected: What cannot be taken, with the reason.
         roots: The folders given, resolved: what `--prune` may compare the store with.
-        skipped: Files of unsupported formats inside folders; hidden ones are not counted.
+        skipped: Suffix (lower case, "" for none) to number of files of unsupported formats
+            inside folders, most frequent first; hidden ones are not counted.
     """
 
     files: tuple[FoundFile, ...]
-    rejected: tuple[tuple[str, DocumentRejected], ...]
+    rejected: tuple[RefusedFile, ...]
     roots: tuple[Path, ...]
-    skipped: int
+    skipped: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,8 @@ def discover(paths: Sequence[Path], max_bytes: int, *, allow_empty: bool = False
     Args:
         paths: Files and folders, in the user's order.
         max_bytes: Larger files are rejected ("too-large"); > 0.
-        allow_empty: Whether to accept that there is nothing.
+        allow_empty: Whether to accept that there is nothing: so it is when what is gone is to
+            be removed from a store.
 
     Returns:
         The files, the rejected ones and the folders.
@@ -109,26 +123,23 @@ def discover(paths: Sequence[Path], max_bytes: int, *, allow_empty: bool = False
     """
     seen: list[_Seen] = []
     roots: list[Path] = []
-    skipped = 0
+    skipped: Counter[str] = Counter()
     for path in paths:
         try:
             info = path.stat()
         except OSError as error:
-            why = "does not exist" if isinstance(error, FileNotFoundError) else error.strerror
-            raise PathError(f"{printable(str(path))}: {why}.", do="Check the path.") from error
+            raise _no_such_path(path, error, pruning=allow_empty) from error
         if stat.S_ISDIR(info.st_mode):
             root = path.resolve()
             roots.append(root)
-            found, unsupported = _walk(root, max_bytes)
-            seen += found
-            skipped += unsupported
+            seen += _walk(root, max_bytes, skipped)
         else:
             seen.append(_named_file(path, max_bytes))
-    discovery = _name_all(seen, tuple(dict.fromkeys(roots)), skipped)
+    discovery = _name_all(seen, tuple(dict.fromkeys(roots)), dict(skipped.most_common()))
     if not allow_empty and not discovery.files and not discovery.rejected:
         where = ", ".join(printable(str(path)) for path in paths) or "nothing"
         raise PathError(
-            f"No supported document in {where} ({skipped} files of other formats).",
+            f"No supported document in {where} ({skipped.total()} files of other formats).",
             do=f"Supported: {_supported()}.",
         )
     return discovery
@@ -197,14 +208,29 @@ def _escape(char: str) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def _no_such_path(path: Path, error: OSError, *, pruning: bool) -> PathError:
+    name = printable(str(path))
+    if len(name) > _LONGEST_SHOWN:
+        name = f"{name[:_LONGEST_SHOWN]}…"
+    if _URL.match(name):
+        return PathError(
+            f"{name} is no path of this machine.", do="Download it first, and give its path."
+        )
+    if not isinstance(error, FileNotFoundError):
+        return PathError(f"{name}: {error.strerror}.", do="Check the path.")
+    do = "Check the path."
+    if pruning:
+        do += " If it is gone for good, `youju delete --under PATH` removes what came from it."
+    return PathError(f"{name} does not exist.", do=do)
+
+
 def _supported() -> str:
     return " ".join(sorted(SUPPORTED))
 
 
-def _walk(root: Path, max_bytes: int) -> tuple[list[_Seen], int]:
+def _walk(root: Path, max_bytes: int, skipped: Counter[str]) -> list[_Seen]:
     """Look at every entry below a resolved folder; links to folders are not entered."""
     seen: list[_Seen] = []
-    skipped = 0
     folders = [""]
     while folders:
         prefix = folders.pop()
@@ -225,9 +251,9 @@ def _walk(root: Path, max_bytes: int) -> tuple[list[_Seen], int]:
                 folders.append(label + "/")
             elif media_type(label) is not None:
                 seen.append(_look(root / label, label, root, max_bytes))
-            else:
-                skipped += not entry.is_dir()
-    return sorted(seen, key=lambda item: item.label), skipped
+            elif not entry.is_dir():
+                skipped[printable(os.path.splitext(label)[1].lower())] += 1
+    return sorted(seen, key=lambda item: item.label)
 
 
 def _look(path: Path, label: str, root: Path, max_bytes: int) -> _Seen:
@@ -262,7 +288,7 @@ def _check(path: Path, label: str, root: Path, max_bytes: int) -> _Seen:
         return _refuse(path, label, root, f"Not a file but {_kind(info.st_mode)}.", "unreadable")
     if info.st_size > max_bytes:
         message = f"{info.st_size:,} bytes; the limit is {max_bytes:,}."
-        do = "Split it, or raise the size limit in the settings."
+        do = "Split it, or raise the setting max_file_mib."
         too_large = DocumentRejected(message, reason="too-large", do=do)
         return _Seen(path, label, root, None, too_large)
     if info.st_size == 0:
@@ -286,19 +312,18 @@ def _refuse(path: Path, label: str, root: Path, message: str, reason: str) -> _S
 
 
 def _unreadable(error: OSError, reason: str) -> DocumentRejected:
-    return DocumentRejected(
-        f"Cannot be read: {error.strerror}.", reason=reason, do="Check its permissions."
-    )
+    do = "Check its permissions." if isinstance(error, PermissionError) else ""
+    return DocumentRejected(f"Cannot be read: {error.strerror}.", reason=reason, do=do)
 
 
-def _name_all(seen: Sequence[_Seen], roots: tuple[Path, ...], skipped: int) -> Discovery:
+def _name_all(seen: Sequence[_Seen], roots: tuple[Path, ...], skipped: dict[str, int]) -> Discovery:
     """List every path once and give each a unique printable name."""
     once = list({entry.path: entry for entry in reversed(seen)}.values())[::-1]
     labels = [printable(entry.label) for entry in once]
     uses = Counter(labels)
     taken: set[str] = set()
     files: list[FoundFile] = []
-    rejected: list[tuple[str, DocumentRejected]] = []
+    rejected: list[RefusedFile] = []
     for entry, label in zip(once, labels, strict=True):
         prefix = f"{printable(entry.root.name)}/" if uses[label] > 1 else ""
         name = _free(prefix + label, taken)
@@ -307,7 +332,7 @@ def _name_all(seen: Sequence[_Seen], roots: tuple[Path, ...], skipped: int) -> D
             size, changed = entry.info.st_size, entry.info.st_mtime_ns
             files.append(FoundFile(entry.path, name, size, changed, entry.root))
         elif entry.error is not None:
-            rejected.append((name, entry.error))
+            rejected.append(RefusedFile(entry.path, name, entry.error))
     return Discovery(tuple(files), tuple(rejected), roots, skipped)
 
 

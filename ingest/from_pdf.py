@@ -149,7 +149,7 @@ def _without_text(data: bytes, pages: int, garbled: Sequence[int]) -> DocumentRe
     if _PICTURE.search(data):
         message = f"The PDF holds pictures of text only (a scan of {pages} page{plural})."
         return DocumentRejected(message, reason="needs-ocr", do=_OCR)
-    return DocumentRejected(f"The PDF's {pages} page{plural} hold no text.", reason="empty")
+    return DocumentRejected(f"The PDF ({pages} page{plural}) holds no text.", reason="empty")
 
 
 def _warnings(

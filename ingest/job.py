@@ -15,7 +15,7 @@ from ingest.chunk import Chunker
 from ingest.fence import ParserPool
 from ingest.pipeline import Ingestion, IngestReport, embed_documents
 from rag.build import OpenStore, Rag
-from rag.errors import StorageError
+from rag.errors import StorageError, UnknownFile
 from rag.store.catalog import SHADOW_PREFIX
 from rag.store.corpus import Store
 from rag.terminal import Advance, Progress
@@ -89,6 +89,24 @@ def delete_files(rag: Rag, store_name: str, files: Sequence[str]) -> int:
     store.delete(names)
     OpenStore(rag, store).refresh()  # whatever its embedder: nothing is embedded
     return len(names)
+
+
+def files_under(rag: Rag, store_name: str, folder: Path) -> list[str]:
+    """Return the names of the documents that came from a folder, whether it still exists or not.
+
+    Raises:
+        UnknownStore: If there is no such store.
+        UnknownFile: If none came from there.
+    """
+    path = folder.resolve()
+    infos = rag.catalog.get(store_name).documents()
+    names = [info.name for info in infos if Path(info.source).is_relative_to(path)]
+    if not names:
+        raise UnknownFile(
+            f"No document of store {store_name!r} came from {path}.",
+            do=f"`youju files --store {store_name} --json` names where each came from.",
+        )
+    return names
 
 
 def delete_store(rag: Rag, store_name: str) -> int:

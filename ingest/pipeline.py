@@ -7,8 +7,10 @@ groups and nothing else, and running it again does the rest. A refused file harm
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -48,7 +50,9 @@ class IngestReport:
         outcomes: Per file: "added", "replaced" or "unchanged".
         pruned: Names removed because their file is gone from its folder.
         rejected: Files that were refused; what the store held of them before is kept.
-        skipped: Files in folders that have no supported suffix.
+        skipped: Files in folders that have no supported suffix, counted by suffix.
+        lost: With pruning, folders that are gone themselves and how many documents of the store
+            came from each; these are kept.
         chunks: Chunks written.
         warnings: (file, sentence) pairs worth telling.
         seconds: Wall clock.
@@ -57,7 +61,8 @@ class IngestReport:
     outcomes: dict[str, Outcome]
     pruned: tuple[str, ...]
     rejected: tuple[Rejection, ...]
-    skipped: int
+    skipped: dict[str, int]
+    lost: dict[str, int]
     chunks: int
     warnings: tuple[tuple[str, str], ...]
     seconds: float
@@ -135,7 +140,10 @@ class Ingestion:
         store = self._open_store()
         known = store.sources()
         outcomes: dict[str, Outcome] = {}
-        rejected = [_rejection(name, error) for name, error in discovery.rejected]
+        rejected = [
+            _rejection(item.name, item.error, kept=_holds(known, _storable(item.path)))
+            for item in discovery.rejected
+        ]
         warnings: list[tuple[str, str]] = []
         waiting: list[_Parsed] = []
         chunks = 0
@@ -167,6 +175,7 @@ class Ingestion:
             pruned=pruned,
             rejected=tuple(sorted(rejected, key=lambda item: item.name)),
             skipped=discovery.skipped,
+            lost=_lost_roots(store) if prune else {},
             chunks=chunks,
             warnings=tuple(warnings),
             seconds=time.perf_counter() - begin,
@@ -263,6 +272,18 @@ def _prune(store: Store, roots: set[str], present: set[str]) -> tuple[str, ...]:
     if gone:
         store.delete(gone, missing_ok=True)
     return gone
+
+
+def _lost_roots(store: Store) -> dict[str, int]:
+    """Folders that are gone themselves, and how many documents still come from each."""
+    uses = Counter(info.root for info in store.documents())
+    return {root: number for root, number in sorted(uses.items()) if _is_gone(root)}
+
+
+def _holds(known: Iterable[str], path: str) -> bool:
+    """Whether a file, or one inside a folder, is among the stored ones."""
+    inside = path + os.sep
+    return any(source == path or source.startswith(inside) for source in known)
 
 
 def _is_gone(source: str) -> bool:

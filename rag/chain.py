@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from rag.citations import cite
+from rag.citations import cite, parse_marks
 from rag.errors import ModelError, QueryError
 from rag.prompt import Message, PromptTemplate, build_prompt
 from rag.schema import Answer, Hit
@@ -175,7 +175,7 @@ class Generating:
         with self._errors():
             reply = self._model.invoke([(turn.role, turn.content) for turn in prompt.messages])
         text = reply.text
-        if not text.strip():
+        if not any(map(str.isalnum, parse_marks(text).text)):
             raise ModelError("The generator returned an empty answer.", do="Check the server.")
         usage = getattr(reply, "usage_metadata", None) or {}
         shown = hits[: prompt.passages]

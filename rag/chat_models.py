@@ -70,3 +70,10 @@ def endpoint_errors(url: str) -> Iterator[None]:
     except openai.OpenAIError as error:
         detail = " ".join(str(error).split())[:300]
         raise ModelError(f"The generator at {url} failed: {detail}.") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # What the client libraries run into when they read a reply of another shape.
+        raise ModelError(
+            f"What answers at {url} is no OpenAI-compatible chat endpoint: its reply cannot be "
+            f"read ({type(error).__name__}).",
+            do="Check generator_url; it usually ends in /v1.",
+        ) from error

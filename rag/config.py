@@ -7,10 +7,11 @@ in the file or an unknown YOUJU_ variable is an error, so that a misspelt settin
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -275,7 +276,7 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
         if key not in Settings.model_fields:
             raise ConfigError(
                 f"Unknown setting {name} in the environment.",
-                do="`youju config` lists every setting.",
+                do=_suggestion(key, lambda known: PREFIX + known.upper()),
             )
         if value != "":
             found[key] = value
@@ -286,7 +287,7 @@ def _from_file(environ: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
     named = environ.get(CONFIG_VARIABLE, "")
     path = Path(named) if named else Path("youju.toml")
     try:
-        if not named and not path.is_file():
+        if not named and not path.exists():
             return {}, str
         with path.open("rb") as handle:
             found = tomllib.load(handle)
@@ -296,10 +297,15 @@ def _from_file(environ: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
         raise ConfigError(f"Cannot read the settings file {path}: {error}.") from None
     for key in found:
         if key not in Settings.model_fields:
-            raise ConfigError(
-                f"Unknown setting {key!r} in {path}.", do="`youju config` lists every setting."
-            )
+            raise ConfigError(f"Unknown setting {key!r} in {path}.", do=_suggestion(key))
     return found, lambda _key: str(path)
+
+
+def _suggestion(key: str, written: Callable[[str], str] = str) -> str:
+    """Name the setting that was probably meant, as it is written where it stands."""
+    near = difflib.get_close_matches(key, Settings.model_fields, n=1)
+    meant = f"Did you mean {written(near[0])}? " if near else ""
+    return f"{meant}docs/settings.md lists every setting."
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -88,13 +88,20 @@ def _home(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
+    from rag.build import make_embedder
     from rag.store.catalog import Catalog
     from rag.store.database import Database
 
     database = Database(settings.url, timeout_s=settings.database_timeout)
     stores = Catalog(database).stores()
     database.close()
-    return Finding("ok", "database", f"{database.name}, stores: {len(stores)}")
+    mine = make_embedder(settings).fingerprint
+    other = [info.name for info in stores if info.embedder != mine]
+    detail = f"{database.name}, stores: {len(stores)}"
+    if other:
+        names = ", ".join(other[:5]) + (", …" if len(other) > 5 else "")
+        detail += f"; made by another embedder than now set: {names} (`youju reindex` re-embeds)"
+    return Finding("note" if other else "ok", "database", detail)
 
 
 def _embedder(settings: Settings) -> Finding:

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from command import Done, Run
+
+import youju
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
@@ -78,3 +81,23 @@ def samples_home(tmp_path_factory: pytest.TempPathFactory, converted_models: Pat
 def shared_glm() -> Path:
     """The folder with ChatGLM3's reference outputs, kept beside the checkout where available."""
     return _shared("chatglm3")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process."""
+
+    def _run(*arguments: str) -> Done:
+        status = youju.run(list(arguments), debug=False)
+        captured = capsys.readouterr()
+        return Done(status, captured.out, captured.err)
+
+    return _run
+
+
+@pytest.fixture
+def samples(samples_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands see the store "samples"."""
+    monkeypatch.setenv("YOUJU_HOME", str(samples_home))
+    monkeypatch.setenv("YOUJU_STORE", "samples")
+    return samples_home

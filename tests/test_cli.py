@@ -2,68 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command import Done, Run, assert_one_line
 
-import youju
 from rag.build import build_rag
 from rag.config import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
-
-    def _run(*arguments: str) -> Done:
-        status = youju.run(list(arguments), debug=False)
-        captured = capsys.readouterr()
-        return Done(status, captured.out, captured.err)
-
-    return _run
-
-
-@pytest.fixture
-def samples(samples_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands see the store "samples"."""
-    monkeypatch.setenv("YOUJU_HOME", str(samples_home))
-    monkeypatch.setenv("YOUJU_STORE", "samples")
-    return samples_home
-
-
-def assert_one_line(done: Done, status: int, *parts: str) -> None:
-    assert done.status == status, done
-    assert done.out == ""
-    assert done.err.startswith("Error: ")
-    assert done.err.count("\n") == 1, done.err
-    assert "Traceback" not in done.err
-    for part in parts:
-        assert part in done.err
 
 
 # -- the main job --------------------------------------------------------------------------------
@@ -73,7 +23,7 @@ def test_ask_json_has_the_documented_shape_and_exact_quotes(samples: Path, run: 
     done = run("ask", "How heavy is a JL-220 pump set once it's crated?", "--json")
     answer = done.json
     assert done.status == 0
-    assert set(answer) == {"answer", "refused", "citations", "store", "timings"}
+    assert set(answer) == {"answer", "refused", "unsupported", "citations", "store", "timings"}
     assert answer["store"] == "samples"
     assert answer["refused"] is False
     assert "185 kg" in answer["answer"]
@@ -144,8 +94,46 @@ def test_ingest_change_prune_delete(home: Path, tmp_path: Path, run: Run) -> Non
 
     assert run("delete", "a.txt").status == 0
     assert run("search", "seal", "--json").json["hits"] == []
-    assert run("delete", "--all").status == 0
+    assert_one_line(run("delete", "--all"), 2, "--yes")
+    assert run("delete", "--all", "--yes").status == 0
     assert_one_line(run("files"), 2, "No store named 'default'", "youju ingest")
+
+
+def test_what_came_from_a_folder_that_is_gone_is_named_and_can_be_deleted(
+    home: Path, tmp_path: Path, run: Run
+) -> None:
+    old, new, kept = tmp_path / "old", tmp_path / "new", tmp_path / "older"
+    for folder in (old, kept):
+        folder.mkdir()
+        (folder / f"{folder.name}.txt").write_text(f"The pump of {folder.name} is red.")
+        run("ingest", str(folder))
+    old.rename(new)
+    report = run("ingest", str(new), "--prune", "--json").json
+    assert (report["added"], report["pruned"]) == (["new/old.txt"], [])
+    assert report["lost"] == {str(old): 1}
+    assert f"Note: {old} is gone; 1 document" in run("ingest", str(new), "--prune").out
+    assert_one_line(run("ingest", str(old), "--prune"), 2, "does not exist", "--under")
+    assert_one_line(run("delete", "--under", str(tmp_path / "never")), 2, "No document")
+    assert run("delete", "--under", str(old), "--json").json["deleted"] == 1
+    files = run("files", "--json").json["files"]
+    sources = {file["source"] for file in files}
+    assert sources == {str(new / "old.txt"), str(kept / "older.txt")}
+
+
+def test_a_file_that_can_no_longer_be_read_keeps_its_text_and_says_so(
+    home: Path, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.txt").write_text("The tank holds 70 litres.")
+    run("ingest", str(tmp_path / "docs"))
+    (tmp_path / "docs/a.txt").write_bytes(b"")
+    (tmp_path / "docs/b.txt").write_bytes(b"")
+    (tmp_path / "docs/c.xls").write_bytes(b"")
+    done = run("ingest", str(tmp_path / "docs"), "--prune")
+    assert "a.txt: The file is empty (0 bytes). The store keeps the version it had." in done.err
+    assert "b.txt: The file is empty (0 bytes).\n" in done.err
+    assert "1 of other formats (.xls 1) skipped" in done.out
+    assert "70 litres" in run("ask", "How many litres does the tank hold?").out
 
 
 def test_files_of_the_same_name_from_two_folders_both_stay(
@@ -186,6 +174,28 @@ def test_reindex_follows_a_new_chunk_size(
     assert run("ingest", str(tmp_path / "more.txt")).status == 0
 
 
+def test_show_prints_a_stretch_and_refuses_one_that_is_not_there(samples: Path, run: Run) -> None:
+    name = "products/d40-manual-en.docx"
+    whole = run("show", name).out[:-1]
+    assert run("show", name, "--start", "3", "--end", "9").out == whole[3:9] + "\n"
+    assert_one_line(run("show", name, "--start", "10", "--end", "5"), 2, "--start 10 --end 5")
+    assert_one_line(run("show", name, "--start", "1000000"), 2, f"{len(whole):,} characters")
+
+
+def test_a_misspelt_setting_names_the_one_meant(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOUJU_TOPK", "5")
+    assert_one_line(run("stores"), 2, "YOUJU_TOPK", "YOUJU_TOP_K")
+    monkeypatch.delenv("YOUJU_TOPK")
+    (tmp_path / "youju.toml").write_text("chunk_token = 5\n")
+    assert_one_line(run("stores"), 2, "chunk_token", "Did you mean chunk_tokens?")
+    (tmp_path / "youju.toml").unlink()
+    (tmp_path / "youju.toml").mkdir()
+    assert_one_line(run("stores"), 2, "youju.toml")
+
+
 def test_config_names_every_origin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOUJU_TOP_K", "5")
     rows = {row["name"]: row for row in run("config", "--json").json["settings"]}
@@ -217,7 +227,11 @@ def test_doctor_says_what_is_missing(home: Path, run: Run, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["ingest", "no/such/path"], ["no/such/path"]),
+        (["ingest", "no/such/path"], ["no/such/path does not exist"]),
+        (["ingest", ""], ["empty path"]),
+        (["ingest", "https://example.com/a.pdf"], ["no path of this machine"]),
+        (["ingest", "x" * 5000], ["File name too long"]),
+        (["delete", "a", "--all"], ["one of"]),
         (["ask", "?", "--top-k", "0"], ["top_k"]),
         (["ask", "why", "--top-k", "x"], ["--top-k"]),
         (["ask"], ["question"]),
@@ -282,7 +296,7 @@ def test_bad_files_are_named_and_the_others_ingested(home: Path, tmp_path: Path,
     assert "70 litres" in run("ask", "How many litres does the tank hold?").out
     human = run("ingest", str(corpus))
     assert human.err.count("\n") == 6
-    assert "5 files not ingested; the rest is." in human.err
+    assert "5 files not ingested; the others are in the store." in human.err
 
 
 def test_a_file_over_the_limit_is_refused(
@@ -404,12 +418,26 @@ def test_ask_in_a_process_of_its_own_imports_no_torch(samples: Path) -> None:
     assert "Contractors" in done.stdout
 
 
+def test_ctrl_c_says_that_it_can_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ingest.job.ingest_paths", interrupted)
+    assert_one_line(run("ingest", str(ROOT)), 130, "Stopped", "Run it again")
+
+
+def test_version_and_short_help(run: Run) -> None:
+    assert run("--version").out.startswith("youju ")
+    assert run("ask", "-h").out == run("ask", "--help").out
+
+
 def test_debug_shows_the_traceback_and_only_debug_does() -> None:
     plain = process("files", "--store", "absent")
     assert (plain.status, plain.err.count("\n")) == (2, 1)
     debugged = process("files", "--store", "absent", "--debug")
     assert "Traceback" in debugged.err
     assert "UnknownStore" in debugged.err
+    assert debugged.status == plain.status
 
 
 def test_no_progress_bar_without_a_terminal(home: Path) -> None:

@@ -26,7 +26,7 @@ def names(found: Discovery) -> list[str]:
 
 
 def reasons(found: Discovery) -> dict[str, str]:
-    return {name: error.reason for name, error in found.rejected}
+    return {item.name: item.error.reason for item in found.rejected}
 
 
 def test_walks_a_folder_sorted_and_passes_over_hidden_and_other_files(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_walks_a_folder_sorted_and_passes_over_hidden_and_other_files(tmp_path: 
         write(tmp_path / name)
     found = discover([tmp_path], LIMIT)
     assert names(found) == ["a/y.htm", "a/z.MD", "b.txt"]
-    assert found.skipped == 2
+    assert found.skipped == {".xyz": 1, "": 1}
     assert found.roots == (tmp_path.resolve(),)
     assert found.files[0].size == 4
     assert read_bytes(found.files[0]) == b"text"
@@ -46,7 +46,7 @@ def test_a_named_file_of_another_format_is_rejected_with_the_supported_list(
     found = discover([write(tmp_path / "a.exe"), write(tmp_path / "b.txt")], LIMIT)
     assert names(found) == ["b.txt"]
     assert reasons(found) == {"a.exe": "unsupported"}
-    assert ".docx" in str(found.rejected[0][1])
+    assert ".docx" in str(found.rejected[0].error)
     assert found.roots == ()
 
 
@@ -71,7 +71,7 @@ def test_size_limits(tmp_path: Path) -> None:
     found = discover([tmp_path], LIMIT)
     assert names(found) == ["fits.txt"]
     assert reasons(found) == {"big.txt": "too-large", "none.txt": "empty"}
-    assert "1,001 bytes" in str(found.rejected[0][1])
+    assert "1,001 bytes" in str(found.rejected[0].error)
 
 
 @pytest.mark.parametrize("make", [lambda _: None, lambda path: write(path / "a.xyz")])
@@ -82,7 +82,7 @@ def test_nothing_to_ingest_is_a_path_error(tmp_path: Path, make: Callable[[Path]
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PathError, match=r"nowhere: does not exist"):
+    with pytest.raises(PathError, match=r"nowhere does not exist"):
         discover([tmp_path / "nowhere"], LIMIT)
 
 

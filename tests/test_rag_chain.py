@@ -25,6 +25,7 @@ class Endpoint:
     def __init__(self) -> None:
         self.reply = ""
         self.status = 200
+        self.body = b""  # sent as it is instead of an answer
         self.requests: list[dict[str, Any]] = []
         endpoint = self
 
@@ -48,7 +49,7 @@ class Endpoint:
                 }
                 if endpoint.status != 200:
                     answer = {"error": {"message": "no such model", "type": "x", "code": "y"}}
-                data = json.dumps(answer).encode()
+                data = endpoint.body or json.dumps(answer).encode()
                 self.send_response(endpoint.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -140,8 +141,21 @@ def test_an_endpoint_that_is_not_there_is_one_line(samples_home: Path) -> None:
         opened.ask(QUESTION)
 
 
-def test_an_empty_reply_is_a_fault(samples_home: Path, endpoint: Endpoint) -> None:
-    endpoint.reply = "  "
+@pytest.mark.parametrize(
+    "body", [b"<html>Welcome</html>", b'{"choices": []}', b"[]", b'"x"', b"{}"]
+)
+def test_what_is_no_chat_endpoint_is_one_line(
+    samples_home: Path, endpoint: Endpoint, body: bytes
+) -> None:
+    endpoint.body = body
+    opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
+    with pytest.raises(ModelError, match="no OpenAI-compatible chat endpoint"):
+        opened.ask(QUESTION)
+
+
+@pytest.mark.parametrize("reply", ["  ", "[1]", "[1][2].\n"])
+def test_an_empty_reply_is_a_fault(samples_home: Path, endpoint: Endpoint, reply: str) -> None:
+    endpoint.reply = reply
     opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
     with pytest.raises(ModelError, match="empty answer"):
         opened.ask(QUESTION)

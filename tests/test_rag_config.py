@@ -60,7 +60,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
 @pytest.mark.parametrize(
     ("environ", "words"),
     [
-        ({"YOUJU_TOPK": "3"}, ["YOUJU_TOPK", "youju config"]),
+        ({"YOUJU_TOPK": "3"}, ["YOUJU_TOPK", "YOUJU_TOP_K"]),
         ({"YOUJU_": "3"}, ["YOUJU_"]),
         ({"YOUJU_TOP_K": "0"}, ["top_k", "'0'", "YOUJU_TOP_K", "greater than or equal to 1"]),
         ({"YOUJU_TOP_K": "many"}, ["top_k", "'many'", "integer"]),

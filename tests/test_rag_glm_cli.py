@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import Run, assert_one_line
 from glm_models import SMALL, quantized, random_tensors, write_official
 from glm_tokenizers import write_model
-from test_cli import Run, assert_one_line, run  # noqa: F401
 from test_rag_glm_adapters import write_official_lora, write_official_prefix
 
 from rag.errors import CheckpointError
@@ -24,7 +24,7 @@ def model(tmp_path: Path) -> Path:
     return write_official(write_model(tmp_path / "model"))
 
 
-def test_convert_inspect_export(model: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_convert_inspect_export(model: Path, tmp_path: Path, run: Run) -> None:
     done = run("glm", "convert", str(model), str(tmp_path / "native"), "--dtype", "float16")
     assert done.status == 0
     assert done.out == f"Wrote {SMALL.parameters:,} parameters as float16 to {tmp_path}/native.\n"
@@ -38,7 +38,7 @@ def test_convert_inspect_export(model: Path, tmp_path: Path, run: Run) -> None: 
     assert (found["layout"], found["name"]) == ("official", "tiny/chatglm3")
 
 
-def test_adapt_and_merge(model: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_adapt_and_merge(model: Path, tmp_path: Path, run: Run) -> None:
     write_official_lora(tmp_path / "lora")
     done = run("glm", "adapt", str(model), str(tmp_path / "lora"), str(tmp_path / "adapter"))
     assert done.out == f"Wrote the LoRA adapter to {tmp_path}/adapter.\n"
@@ -47,7 +47,7 @@ def test_adapt_and_merge(model: Path, tmp_path: Path, run: Run) -> None:  # noqa
     assert run("glm", "inspect", str(tmp_path / "merged"), "--json").json["made_by"] == "merge"
 
 
-def test_inspect_tells_everything_apart(tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_inspect_tells_everything_apart(tmp_path: Path, run: Run) -> None:
     write_official(tmp_path / "q", tensors=quantized(random_tensors(), SMALL, 4),
                    quantization_bit=4)  # fmt: skip
     write_official_lora(tmp_path / "lora")
@@ -62,7 +62,7 @@ def test_inspect_tells_everything_apart(tmp_path: Path, run: Run) -> None:  # no
     assert (prefix.facts["tokens"], prefix.facts["tensors"]) == (5, 5)
 
 
-def test_errors_are_one_line(model: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_errors_are_one_line(model: Path, tmp_path: Path, run: Run) -> None:
     target = str(tmp_path / "out")
     assert_one_line(run("glm", "convert", str(model), str(model)), 2, "not empty")
     assert_one_line(run("glm", "convert", str(tmp_path / "no"), target), 1, "no model folder")
