@@ -16,10 +16,12 @@ import torch
 
 from rag.errors import CheckpointError
 from rag.glm.config import (
+    QUANTIZED_TYPE,
     Dtype,
     GlmShape,
     native_config,
     official_config,
+    packing_settings,
     read_json,
     read_official,
 )
@@ -47,6 +49,7 @@ class Written:
         files: Names of the weight files.
         dequantized: Bits of the quantised source, else 0.
         tokenizer: Whether the source had a tokenizer, and the result has.
+        bits: Of its quantised matrices; 0 if it has none.
     """
 
     folder: Path
@@ -55,6 +58,7 @@ class Written:
     files: tuple[str, ...]
     dequantized: int
     tokenizer: bool
+    bits: int = 0
 
 
 def convert(
@@ -100,6 +104,7 @@ def write_native(
     action: str,
     dtype: Dtype,
     shard_bytes: int | None = None,
+    bits: int = 0,
     **facts: object,
 ) -> Written:
     """Write a native folder: weights, configs, tokenizer, manifest.
@@ -111,6 +116,7 @@ def write_native(
         action: The verb, for the manifest.
         dtype: What the config says of the weights.
         shard_bytes: Most bytes of one weight file; None for a fitting size.
+        bits: What the tensors are quantised to; 0 for plain ones. Every other tensor is of `dtype`.
         facts: More for the manifest.
 
     Raises:
@@ -118,13 +124,16 @@ def write_native(
         StorageError: If it cannot be written.
     """
     shape = source.shape
-    size = shape.parameters * getattr(torch, dtype).itemsize
+    size = shape.parameters * getattr(torch, dtype).itemsize // (16 // bits if bits else 1)
     with new_folder(target, size) as folder:
         writer = ShardWriter(folder, shard_bytes or shard_size(size))
         for name, tensor in tensors:
             writer.add(name, tensor)
         files = writer.close()
         config = native_config(shape, stop_ids=source.stop_ids, dtype=dtype)
+        if bits:
+            config["model_type"] = QUANTIZED_TYPE
+            config["quantization_config"] = packing_settings(bits)
         write_json(folder / "config.json", config)
         generation = {"pad_token_id": 0, "eos_token_id": source.stop_ids, **SAMPLING}
         write_json(folder / "generation_config.json", generation)
@@ -147,6 +156,7 @@ def write_native(
         tuple(path.name for path in files),
         shape.bits,
         source.tokenizer is not None,
+        bits,
     )
 
 
@@ -175,6 +185,11 @@ def export(
     """
     opened = open_native(source)
     shape, weights, dtype = opened.shape, opened.weights, opened.dtype
+    if shape.bits:
+        raise CheckpointError(
+            f"{source} is quantised to {shape.bits} bits, and not as the official layout does it.",
+            do="Export the model that was quantised.",
+        )
     kept = _official_config(opened) or official_config(shape, dtype)
     config = {k: v for k, v in kept.items() if k != "quantization_bit"} | {"torch_dtype": dtype}
     entries = table(shape)

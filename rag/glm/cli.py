@@ -80,6 +80,29 @@ def convert(
 
 
 @app.command()
+def quantize(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", show_default=False, help="Official or native folder.")
+    ],
+    target: TargetArgument,
+    bits: Annotated[int, typer.Option("--bits", help="8 or 4, of a weight.")] = 8,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model of 8 or 4 bits a weight.
+
+    A half or a quarter of the size, and faster on a CPU; loaded here only.
+    """
+    from rag.errors import UsageError
+    from rag.glm.quantize import quantize as quantize_folder
+
+    if bits not in (8, 4):
+        raise UsageError(f"Got --bits {bits}, expected 8 or 4.", do="Choose one of the two.")
+    with progress_bar("Quantising") as advance:
+        written = quantize_folder(source, target, 8 if bits == 8 else 4, progress=advance)
+    _print_written(written, as_json)
+
+
+@app.command()
 def export(
     source: Annotated[
         Path, typer.Argument(metavar="SRC", show_default=False, help="Native folder.")
@@ -155,11 +178,13 @@ def _print_written(written: Written, as_json: bool) -> None:
                 "dtype": written.dtype,
                 "files": list(written.files),
                 "dequantized": written.dequantized,
+                "bits": written.bits,
                 "tokenizer": written.tokenizer,
             }
         )
         return
-    say(f"Wrote {written.parameters:,} parameters as {written.dtype} to {written.folder}.")
+    stored = f"{written.bits} bits and {written.dtype}" if written.bits else written.dtype
+    say(f"Wrote {written.parameters:,} parameters as {stored} to {written.folder}.")
     if written.dequantized:
         say(f"The source was quantised to {written.dequantized} bits; this is not.")
     if not written.tokenizer:

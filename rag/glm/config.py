@@ -23,6 +23,19 @@ DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 ROPE_BASE = 10_000
 """Base of the rotary angles when rope_ratio is 1."""
 
+METHOD = "youju"
+"""Of quantisation, in config.json."""
+
+QUANTIZED_TYPE = "glm_youju"
+"""model_type of a quantised folder: plain transformers refuses it, where it would read the numbers
+of a "glm" folder as weights and merely warn of a method it does not know."""
+
+PACKING = 1
+"""Version of how quantised weights are stored; raised when that changes."""
+
+GROUP = 128
+"""Columns that share a scale in 4 bits, where it divides them; else the whole row shares one."""
+
 MOST_LAYERS, MOST_WIDTH = 1_000, 1_000_000
 """Limits on what a config may claim, so that a hostile one cannot ask for all memory."""
 
@@ -93,7 +106,7 @@ class GlmShape:
         qkv_bias: Whether queries, keys and values have a bias.
         attention_dropout: While training.
         dtype: Of the weights; for quantised ones, of what they stand for.
-        bits: 8 or 4 for a quantised official checkpoint, else 0.
+        bits: 8 or 4 for a quantised model, official or native, else 0.
         prefix_tokens: Virtual tokens of a P-Tuning v2 checkpoint, else 0.
         prefix_projection: Whether its prefix goes through a small network.
         name: Where the config says it came from; "" if it does not.
@@ -167,7 +180,7 @@ def family(config: Mapping[str, Any]) -> str:
     ChatGLM2 has the same architecture and is known by its name only.
     """
     model_type = config.get("model_type")
-    if model_type == "glm":
+    if model_type in ("glm", QUANTIZED_TYPE):
         return "native GLM"
     if model_type != "chatglm":
         return f"{model_type!r}" if isinstance(model_type, str) else "without a model_type"
@@ -272,13 +285,36 @@ def read_native(config: Mapping[str, Any], where: str | Path) -> GlmShape:
         qkv_bias=bool(config.get("attention_bias", True)),
         attention_dropout=_number(config, "attention_dropout", 0.0, where),
         dtype=_dtype(config, where),
+        bits=_native_bits(config.get("quantization_config"), where),
     )
     _check(shape, config, where)
     return shape
 
 
+def _native_bits(found: object, where: str | Path) -> int:
+    """Read a quantization_config; only what `youju glm quantize` writes now is taken."""
+    if found is None:
+        return 0
+    for bits in (8, 4):
+        if found == packing_settings(bits):
+            return bits
+    method = found.get("quant_method") if isinstance(found, dict) else found
+    raise CheckpointError(
+        f"{where} was quantised by another program or version: {method!r}, {found!r:.200}.",
+        do="Quantise the original with `youju glm quantize`.",
+    )
+
+
+def packing_settings(bits: int) -> dict[str, Any]:
+    """Return what a quantised native folder's config says of how its weights are stored."""
+    return {"quant_method": METHOD, "format": PACKING, "bits": bits, "group_size": GROUP}
+
+
 def native_config(shape: GlmShape, *, stop_ids: list[int], dtype: Dtype) -> dict[str, Any]:
-    """Return the config.json with which transformers builds a `GlmForCausalLM`."""
+    """Return the config.json with which transformers builds a `GlmForCausalLM`.
+
+    It says nothing of quantisation; see `packing_settings`.
+    """
     return {
         "architectures": ["GlmForCausalLM"],
         "model_type": "glm",

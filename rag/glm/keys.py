@@ -14,7 +14,10 @@ DROPPED = "transformer.rotary_pos_emb.inv_freq"
 """The only tensor left out on purpose: both codes compute the angles anew from the config."""
 
 SCALE_SUFFIX = "_scale"
-"""Behind the name of a quantised weight: the name of its scales, one for each row."""
+"""Behind the name of a quantised weight, official or native: the name of its scales."""
+
+HEAD = "transformer.output_layer.weight"
+"""Its rows decide which token comes next: native quantised folders keep it at 8 bits or more."""
 
 PREFIX_KEYS = "transformer.prefix_encoder."
 """Start of the names of a P-Tuning v2 prefix; prefix.py reads them."""
@@ -59,8 +62,15 @@ def table(shape: GlmShape) -> list[Entry]:
     return [
         *entries,
         _whole("transformer.encoder.final_layernorm.weight", "model.norm.weight", (shape.hidden,)),
-        _whole("transformer.output_layer.weight", "lm_head.weight", wide),
+        _whole(HEAD, "lm_head.weight", wide),
     ]
+
+
+def packed_bits(entry: Entry, bits: int) -> int:
+    """Return with how many bits a native folder quantised to `bits` stores a tensor; 0: plainly."""
+    if not bits or entry.name == HEAD:
+        return 8 if bits else 0
+    return bits if entry.quantisable else 0
 
 
 def module_table(shape: GlmShape, number: int) -> dict[str, tuple[tuple[str, int, int], ...]]:

@@ -6,6 +6,7 @@ transformers' own `GlmForCausalLM`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from rag.glm.checkpoint import SAMPLING
 from rag.glm.config import Dtype, GlmShape, native_config
 from rag.glm.hub import find_checkpoint
 from rag.glm.lora import Lora, read_lora
+from rag.glm.packing import Packed
 from rag.glm.prefix import Prefix, read_prefix
+from rag.glm.quantized_linear import QuantizedLinear
 from rag.glm.source import Source, open_source
 from rag.glm.tokenizer import ChatGLM3Tokenizer
 
@@ -54,6 +57,7 @@ def load_chatglm3(
     *,
     adapter: str | Path | None = None,
     download: bool = False,
+    keep_quantized: bool = True,
 ) -> LoadedGlm:
     """Load ChatGLM3 from an official or a converted folder.
 
@@ -67,6 +71,8 @@ def load_chatglm3(
         adapter: Folder of an adapter, official or native: LoRA is added to the weights, P-Tuning
             is returned as `prefix`.
         download: Fetch a named model that is not here yet. Without it nothing is downloaded.
+        keep_quantized: Whether quantised weights stay whole numbers in memory, and are multiplied
+            as such; else they become plain ones of `dtype`.
 
     Raises:
         CheckpointError: If a folder is another model, incomplete, damaged or holds code.
@@ -76,15 +82,31 @@ def load_chatglm3(
     folder = find_checkpoint(str(path_or_hub_id), download=download)
     source = open_source(folder)
     shape, dtype = source.shape, dtype or source.dtype
-    tensors = source.tensors(dtype, copied=True)
-    prefix = None
-    if adapter is not None:
-        lora, prefix = _adapter(Path(adapter), source)
-        tensors = lora.merged(tensors) if lora else tensors
+    lora, prefix = _adapter(Path(adapter), source) if adapter is not None else (None, None)
+    kept = bool(shape.bits) and keep_quantized
+    if kept and lora:
+        raise CheckpointError(
+            f"{folder} is quantised: a LoRA adapter cannot be added to its whole numbers.",
+            do="Merge it into the original with `youju glm merge`, then quantise the result.",
+        )
     name = source.name
+    tensors: Iterator[tuple[str, torch.Tensor | Packed]]
+    if kept:
+        tensors = source.packed(dtype)
+    else:
+        plain = source.tensors(dtype, copied=True)
+        tensors = iter(lora.merged(plain) if lora else plain)
+    state: dict[str, torch.Tensor] = {}
+    layers: dict[str, QuantizedLinear] = {}
     try:
-        state = {key: tensor.to(device=device) for key, tensor in tensors}
-        model = build_model(shape, state, stop_ids=source.stop_ids, dtype=dtype, device=device)
+        for key, value in tensors:
+            if isinstance(value, Packed):
+                layers[key.removesuffix(".weight")] = QuantizedLinear(value, None, device)
+            else:
+                state[key] = value.to(device=device)
+        model = build_model(
+            shape, state, layers, stop_ids=source.stop_ids, dtype=dtype, device=device
+        )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(name, shape, dtype, device) from error
     except RuntimeError as error:
@@ -97,6 +119,7 @@ def load_chatglm3(
 def build_model(
     shape: GlmShape,
     state: dict[str, torch.Tensor],
+    layers: Mapping[str, QuantizedLinear] | None = None,
     *,
     stop_ids: list[int],
     dtype: Dtype,
@@ -107,6 +130,8 @@ def build_model(
     Args:
         shape: The model's.
         state: Every native tensor, on `device` and of `dtype`; the model takes them over.
+        layers: Quantised linear modules by name, instead of their weights in `state`; they get
+            their biases from there.
         stop_ids: Ids that end an answer.
         dtype: Recorded in the model's config.
         device: Where the rotary frequencies go; they stay float32.
@@ -120,6 +145,9 @@ def build_model(
     config = GlmConfig(**native_config(shape, stop_ids=stop_ids, dtype=dtype))
     with torch.device("meta"):
         model = GlmForCausalLM(config)
+    for name, layer in (layers or {}).items():
+        layer.bias = state.pop(f"{name}.bias", None)
+        model.set_submodule(name, layer)
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:

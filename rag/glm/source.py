@@ -25,8 +25,8 @@ from rag.glm.config import (
     read_native,
     read_official,
 )
-from rag.glm.keys import DROPPED, PREFIX_KEYS, SCALE_SUFFIX, Entry, table
-from rag.glm.quantized import dequantize, unpack
+from rag.glm.keys import DROPPED, PREFIX_KEYS, SCALE_SUFFIX, Entry, packed_bits, table
+from rag.glm.packing import Packed, from_official, group_count
 from rag.glm.tokenizer import (
     CHATGLM3_PIECES,
     CHATGLM3_VOCABULARY,
@@ -91,29 +91,58 @@ class Source:
         Yields:
             (native name, tensor).
         """
+        kept = getattr(torch, dtype or self.dtype)
+        for name, value, shared in self._walk(dtype, told):
+            if isinstance(value, Packed):
+                yield name, value.weight(kept)
+            else:
+                yield name, value.clone() if copied and shared else value
+
+    def packed(
+        self, dtype: Dtype | None = None, told: Told | None = None
+    ) -> Iterator[tuple[str, torch.Tensor | Packed]]:
+        """Yield as `tensors` does with `copied`, but quantised weights as they are."""
+        for name, value, shared in self._walk(dtype, told):
+            if isinstance(value, Packed) or not shared:
+                yield name, value
+            else:
+                yield name, value.clone()
+
+    def _walk(
+        self, dtype: Dtype | None, told: Told | None
+    ) -> Iterator[tuple[str, torch.Tensor | Packed, bool]]:
+        """Yield every native tensor, and whether its memory is not its own alone."""
         entries = table(self.shape)
         for number, entry in enumerate(entries, start=1):
-            for name, tensor, shared in self._parts(entry, dtype):
-                yield name, tensor.clone() if copied and shared else tensor
+            yield from (self._native if self.layout == "native" else self._official)(entry, dtype)
             if told:
                 told(number, len(entries))
         self.weights.close()
 
-    def _parts(self, entry: Entry, dtype: Dtype | None) -> Iterator[tuple[str, torch.Tensor, bool]]:
-        """Yield the native tensors of an entry, and whether their memory is not theirs alone."""
-        if self.layout == "native":
-            for part in entry.parts:
-                stored = self.weights.read(part.name)
+    def _native(
+        self, entry: Entry, dtype: Dtype | None
+    ) -> Iterator[tuple[str, torch.Tensor | Packed, bool]]:
+        for part in entry.parts:
+            stored = self.weights.read(part.name)
+            if packed_bits(entry, self.shape.bits):
+                scale = self.weights.read(part.name + SCALE_SUFFIX)
+                yield part.name, Packed(stored, scale), True
+            else:
                 tensor = _cast(stored, dtype)
                 yield part.name, tensor, tensor is stored
-            return
+
+    def _official(
+        self, entry: Entry, dtype: Dtype | None
+    ) -> Iterator[tuple[str, torch.Tensor | Packed, bool]]:
         stored = self.weights.read(entry.name)
         if self.shape.bits and entry.quantisable:
             scale = self.weights.read(entry.name + SCALE_SUFFIX)
-            numbers = unpack(stored) if self.shape.bits == 4 else stored
-            tensor = dequantize(numbers, scale, getattr(torch, dtype or self.dtype))
-        else:
-            tensor = _cast(stored, dtype)
+            whole = from_official(stored, scale, self.shape.bits)
+            for part in entry.parts:
+                rows = slice(part.start, part.stop)
+                yield part.name, Packed(whole.numbers[rows], whole.scale[rows]), True
+            return
+        tensor = _cast(stored, dtype)
         shared = tensor is stored or len(entry.parts) > 1
         for part in entry.parts:
             yield part.name, tensor[part.start : part.stop], shared
@@ -155,9 +184,18 @@ def open_native(folder: Path) -> Source:
     weights = open_weights(folder)
     left = dict(weights.tensors)
     for entry in table(shape):
+        bits = packed_bits(entry, shape.bits)
         for part in entry.parts:
-            size = (part.stop - part.start, *entry.shape[1:])
-            _require(folder, part.name, left.pop(part.name, None), size, DTYPES)
+            info = left.pop(part.name, None)
+            rows, columns = part.stop - part.start, entry.shape[1:]
+            if not bits:
+                _require(folder, part.name, info, (rows, *columns), DTYPES)
+                continue
+            kind = "int8" if bits == 8 else "uint8"
+            _require(folder, part.name, info, (rows, columns[0] * bits // 8), (kind,))
+            groups = group_count(columns[0], 8 if bits == 8 else 4)
+            scale = part.name + SCALE_SUFFIX
+            _require(folder, scale, left.pop(scale, None), (rows, groups), ("float16",))
     if left:
         raise _unknown(folder, min(left))
     return Source(folder, "native", model_name(folder), shape, weights, tokenizer)

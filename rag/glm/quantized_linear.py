@@ -1,0 +1,141 @@
+"""A linear layer whose weights stay whole numbers in memory: OpenVINO on a CPU, PyTorch on a GPU.
+
+It computes x @ weight.T + bias and nothing else. Why OpenVINO multiplies on the CPU, and what
+PyTorch's own kernels measured there: docs/decisions/0011-quantisation.md.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+
+from rag.embed.quiet import import_openvino
+from rag.errors import ModelError
+from rag.glm.packing import Packed
+
+_ACTIVATION_GROUP = {8: 0, 4: 32}
+"""4-bit layers round their input to 8 bits, so many columns sharing a scale: twice to four times as
+fast, and an error of a twentieth of the weights' own. 0: the input stays as it is."""
+
+
+class QuantizedLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """Weights of 8 or 4 bits on one device; it cannot be moved, trained or saved.
+
+    Safe to share between threads: one product at a time.
+
+    Args:
+        packed: (n, k); not kept on a CPU, where OpenVINO holds a rearranged copy.
+        bias: (n,) or None.
+        device: "cpu" or a CUDA device.
+
+    Raises:
+        ModelError: If OpenVINO cannot build the layer.
+    """
+
+    def __init__(
+        self, packed: Packed, bias: torch.Tensor | None, device: str | torch.device = "cpu"
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = packed.numbers.shape[0], packed.columns
+        self.bits = packed.bits
+        self.register_buffer("bias", bias, persistent=False)
+        if torch.device(device).type == "cpu":
+            self._product: _OpenVinoProduct | _TorchProduct = _OpenVinoProduct(packed)
+        else:
+            self._product = _TorchProduct(packed, torch.device(device))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (..., n) in the dtype of `states`, which is (..., k)."""
+        rows = states.reshape(-1, self.in_features)
+        product = self._product(rows).view(*states.shape[:-1], self.out_features)
+        if self.bias is not None:
+            product = product + self.bias
+        return product.to(states.dtype)
+
+    def extra_repr(self) -> str:
+        """Return what printing the model shows of this layer."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
+
+
+class _OpenVinoProduct:
+    """x @ weight.T by a compiled graph of one operation."""
+
+    def __init__(self, packed: Packed) -> None:
+        openvino = import_openvino()
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP[packed.bits],
+        }
+        try:
+            compiled = openvino.Core().compile_model(_graph(openvino, packed), "CPU", options)
+            self._request = compiled.create_infer_request()
+        except RuntimeError as error:
+            raise ModelError(
+                f"OpenVINO cannot build a quantised layer: {str(error).splitlines()[0]}.",
+                do="Free memory, or load the model that was quantised.",
+            ) from error
+        self._lock = threading.Lock()
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        inputs = rows.detach().to(torch.float32).contiguous().numpy()
+        with self._lock:
+            found = self._request.infer({0: inputs}, share_inputs=True, share_outputs=True)[0]
+            return torch.from_numpy(found.copy())
+
+
+def _graph(openvino: Any, packed: Packed) -> Any:  # noqa: ANN401  an untyped library
+    from openvino import opset13 as op
+
+    rows, columns = packed.numbers.shape[0], packed.columns
+    scale = packed.scale.numpy()
+    if packed.bits == 8:
+        numbers = op.convert(op.constant(packed.numbers.numpy()), "f16")
+        weight = op.multiply(numbers, op.constant(scale))
+    else:
+        groups = scale.shape[1]
+        size = openvino.Shape([rows, groups, columns // groups])
+        stored = openvino.Tensor(openvino.Type.u4, size)  # memory of its own: it outlives `packed`
+        stored.data.reshape(-1)[:] = packed.numbers.numpy().reshape(-1)
+        eight = op.convert(op.constant(np.full((1, 1, 1), 8, np.uint8)), "f16")
+        numbers = op.subtract(op.convert(op.constant(stored), "f16"), eight)
+        weight = op.multiply(numbers, op.constant(scale[..., None]))
+        weight = op.reshape(weight, op.constant([rows, columns]), special_zero=False)
+    states = op.parameter([-1, columns], openvino.Type.f32)
+    product = op.matmul(states, op.convert(weight, "f32"), False, True)
+    return openvino.Model([product], [states], "linear")
+
+
+class _TorchProduct:
+    """x @ weight.T by PyTorch's weight-only kernels, in bfloat16."""
+
+    def __init__(self, packed: Packed, device: torch.device) -> None:
+        self._bits: int = packed.bits
+        groups = packed.scale.shape[1]
+        self._group = packed.columns // groups
+        scale = packed.scale.to(device, torch.bfloat16)
+        if packed.bits == 8:
+            self._numbers = packed.numbers.to(device)
+            self._scale = scale[:, 0].contiguous()
+        elif self._group in (32, 64, 128, 256) and packed.columns % 128 == 0:
+            # The kernel takes two numbers a byte, the even column in the high half.
+            swapped = (packed.numbers >> 4) | (packed.numbers << 4)
+            self._numbers = torch.ops.aten._convert_weight_to_int4pack(swapped.to(device), 8)
+            zero = torch.zeros_like(scale)  # it computes (number - 8) * scale + zero
+            self._scale = torch.stack((scale, zero), dim=-1).transpose(0, 1).contiguous()
+        else:  # sizes that the kernel does not know: only tiny models have them
+            self._bits = 16  # plain
+            self._numbers = packed.weight(torch.bfloat16).to(device)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.to(torch.bfloat16)
+        if self._bits == 8:
+            return torch.ops.aten._weight_int8pack_mm(rows, self._numbers, self._scale)
+        if self._bits == 4:
+            return torch.ops.aten._weight_int4pack_mm(rows, self._numbers, self._group, self._scale)
+        return torch.nn.functional.linear(rows, self._numbers)
