@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-glm clean
+.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-glm \
+	bench-glm-linear bench-glm-full bench-glm-gpu clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -56,6 +57,15 @@ bench-ask: .venv/installed  ## Seconds and peak memory of a cold `youju ask`
 
 bench-glm: .venv/installed  ## Peak memory of converting and loading ChatGLM3 (4 GB of disk)
 	$(BIN)/python -m bench.glm
+
+bench-glm-linear: .venv/installed  ## One matrix of ChatGLM3-6B: bfloat16 and 8 or 4 bits on this CPU
+	$(BIN)/python -m bench.glm_linear
+
+bench-glm-full: .venv/installed  ## ChatGLM3-6B's full shape in 4 bits on this CPU (4 GB of disk, 10 of memory)
+	$(BIN)/python -m bench.glm_full
+
+bench-glm-gpu: .venv/installed  ## ChatGLM3-6B's full shape on a GPU
+	$(BIN)/python -m bench.glm_gpu
 
 clean:  ## Remove what was built
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

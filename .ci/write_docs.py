@@ -28,6 +28,7 @@ COMMANDS = [
     ["eval", "refusal"],
     ["glm", "inspect"],
     ["glm", "convert"],
+    ["glm", "quantize"],
     ["glm", "export"],
     ["glm", "adapt"],
     ["glm", "merge"],

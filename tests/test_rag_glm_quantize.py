@@ -243,3 +243,15 @@ def test_a_gpu_multiplies_the_same_numbers(bits: int) -> None:
     states = torch.randn(3, 512)
     expected = states @ packed.weight(torch.float32).T
     assert relative(layer(states.to("cuda")).float().cpu(), expected) < 0.02
+
+
+def test_the_gpu_benchmark_runs_and_says_when_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from bench import glm_gpu
+
+    assert glm_gpu.measure(glm_gpu.random_model(SMALL, "cpu"), 2, 6, 4) > 0
+    monkeypatch.setattr("sys.argv", ["glm_gpu"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no GPU"):
+        glm_gpu.main()

@@ -21,7 +21,7 @@ from rag.glm.hub import find_checkpoint
 from rag.glm.lora import Lora, read_lora
 from rag.glm.packing import Packed
 from rag.glm.prefix import Prefix, read_prefix
-from rag.glm.quantized_linear import QuantizedLinear
+from rag.glm.quantized_linear import QuantizedLinear, leave_cores_to_openvino
 from rag.glm.source import Source, open_source
 from rag.glm.tokenizer import ChatGLM3Tokenizer
 
@@ -72,7 +72,8 @@ def load_chatglm3(
             is returned as `prefix`.
         download: Fetch a named model that is not here yet. Without it nothing is downloaded.
         keep_quantized: Whether quantised weights stay whole numbers in memory, and are multiplied
-            as such; else they become plain ones of `dtype`.
+            as such; else they become plain ones of `dtype`. On a CPU it is OpenVINO that multiplies
+            them, and PyTorch is set to one thread in this process.
 
     Raises:
         CheckpointError: If a folder is another model, incomplete, damaged or holds code.
@@ -96,6 +97,8 @@ def load_chatglm3(
     else:
         plain = source.tensors(dtype, copied=True)
         tensors = iter(lora.merged(plain) if lora else plain)
+    if kept and torch.device(device).type == "cpu":
+        leave_cores_to_openvino()
     state: dict[str, torch.Tensor] = {}
     layers: dict[str, QuantizedLinear] = {}
     try:
