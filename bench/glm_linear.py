@@ -3,8 +3,8 @@
     python -m bench.glm_linear [--rows 27392] [--columns 4096]
 
 Compared are PyTorch in bfloat16, PyTorch's own weight-only kernels and OpenVINO as the product uses
-it. `error` is relative, against float32 weights; the kernels of a number of bits start from the same
-numbers, so what differs between them is their arithmetic.
+it. `error` is relative, against float32 weights; the kernels of a number of bits start from the
+same numbers, so what differs between them is their arithmetic.
 """
 
 from __future__ import annotations

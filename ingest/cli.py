@@ -37,8 +37,8 @@ def ingest(
     from rag.build import build_rag
     from rag.config import load_settings
 
-    if "" in paths:  # an unset shell variable; as a path it would mean the current folder
-        raise PathError("Got an empty path.", do="Give a file or folder; `.` is this folder.")
+    if "" in paths:
+        raise _empty_path()
     rag = build_rag(load_settings({"store": store}).settings)
     name = rag.settings.store
     with progress_bar("Ingesting") as advance:
@@ -57,7 +57,7 @@ def delete(
     ] = None,
     store: StoreOption = None,
     under: Annotated[
-        Path | None, typer.Option(help="Delete what came from this folder, there or not.")
+        str | None, typer.Option(help="Delete what came from this folder, there or not.")
     ] = None,
     whole_store: Annotated[
         bool, typer.Option("--all", help="Delete the store itself, with every file in it.")
@@ -74,6 +74,8 @@ def delete(
         raise UsageError(
             "Expected one of file names, --under FOLDER and --all.", do="Give one of the three."
         )
+    if under == "":
+        raise _empty_path()
     rag = build_rag(load_settings({"store": store}).settings)
     name = rag.settings.store
     if whole_store:
@@ -82,13 +84,19 @@ def delete(
             _confirm(f"Delete store {name} with {count(held, 'file')}?")
         deleted = delete_store(rag, name)
     else:
-        deleted = delete_files(rag, name, files_under(rag, name, under) if under else files or [])
+        names = files_under(rag, name, Path(under)) if under else files or []
+        deleted = delete_files(rag, name, names)
     if as_json:
         print_json({"store": name, "deleted": deleted, "all": whole_store})
     elif whole_store:
         say(f"Deleted store {name} with its {count(deleted, 'file')}.")
     else:
         say(f"Deleted {count(deleted, 'file')} from store {name}.")
+
+
+def _empty_path() -> PathError:
+    """Of an unset shell variable, say; taken as a path it would mean the current folder."""
+    return PathError("Got an empty path.", do="Give a file or folder; `.` is this folder.")
 
 
 def _confirm(question: str) -> None:

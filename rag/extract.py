@@ -206,24 +206,32 @@ def _fill(chosen: list[_Option], options: list[_Option], hits: Sequence[Hit]) ->
 
 def _excerpt(option: _Option, beside: list[_Option], hits: Sequence[Hit]) -> _Option | None:
     """The longest run of whole clauses of a sentence that fits beside the others, if any does."""
-    piece = option.piece
-    text = hits[piece.hit].chunk.text
-    clauses = clause_spans(text, piece.start, piece.end)
-    runs = [(i, j) for i, j in itertools.combinations(range(len(clauses) + 1), 2)]
-    runs.sort(key=lambda run: clauses[run[0]][0] - clauses[run[1] - 1][1])  # longest first
-    for first, last in runs:
-        start, end = clauses[first][0], clauses[last - 1][1]
-        opens, closes = piece.opens and first == 0, piece.closes and last == len(clauses)
-        part = replace(piece, start=start, end=end, opens=opens, closes=closes)
-        shown = show(text, part)
-        share = length_share(shown + _mark(1, shown))
-        if share < MIN_EXCERPT_SHARE:
-            return None
-        probability = option.probability * (end - start) / (piece.end - piece.start)
-        found = _Option(part, probability, shown, share)
-        if _fit([*beside, found]):
-            return found
-    return None
+    if 1 - sum(other.share for other in beside) < MIN_EXCERPT_SHARE:
+        return None
+    text = hits[option.piece.hit].chunk.text
+    clauses = clause_spans(text, option.piece.start, option.piece.end)
+    best: _Option | None = None
+    last = 0
+    for first in range(len(clauses)):
+        last = max(last, first)
+        while last < len(clauses):
+            part = _part(option, text, clauses[first][0], clauses[last][1])
+            if not _fit([*beside, part]):
+                break  # nor does a longer run from here
+            if best is None or part.share > best.share:
+                best = part
+            last += 1
+    return best if best and best.share >= MIN_EXCERPT_SHARE else None
+
+
+def _part(option: _Option, text: str, start: int, end: int) -> _Option:
+    """An option's piece cut to [start, end) of its passage."""
+    whole = option.piece
+    opens, closes = whole.opens and start == whole.start, whole.closes and end == whole.end
+    piece = replace(whole, start=start, end=end, opens=opens, closes=closes)
+    shown = show(text, piece)
+    probability = option.probability * (end - start) / (whole.end - whole.start)
+    return _Option(piece, probability, shown, length_share(shown + _mark(1, shown)))
 
 
 def _merge(chosen: list[_Option], hits: Sequence[Hit]) -> list[_Option]:

@@ -232,6 +232,7 @@ def test_doctor_says_what_is_missing(home: Path, run: Run, monkeypatch: pytest.M
         (["ingest", "https://example.com/a.pdf"], ["no path of this machine"]),
         (["ingest", "x" * 5000], ["File name too long"]),
         (["delete", "a", "--all"], ["one of"]),
+        (["delete", "--under", ""], ["empty path"]),
         (["ask", "?", "--top-k", "0"], ["top_k"]),
         (["ask", "why", "--top-k", "x"], ["--top-k"]),
         (["ask"], ["question"]),
