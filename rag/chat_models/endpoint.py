@@ -1,7 +1,6 @@
-"""LangChain chat models: today any OpenAI-compatible endpoint (vLLM, llama.cpp, OpenAI, ...).
+"""Any OpenAI-compatible endpoint (vLLM, llama.cpp, OpenAI, ...) as a LangChain chat model.
 
-This module builds the model and turns its faults into one-line errors. What is asked, and what
-becomes of the answer, is rag.prompt's and rag.citations' business.
+It builds the client and turns its faults into one-line errors.
 """
 
 from __future__ import annotations
