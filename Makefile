@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-glm \
-	bench-glm-linear bench-glm-full bench-glm-batch bench-glm-gpu clean
+	bench-glm-linear bench-glm-full bench-glm-gpu clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -63,9 +63,6 @@ bench-glm-linear: .venv/installed  ## One matrix of ChatGLM3-6B: bfloat16 and 8 
 
 bench-glm-full: .venv/installed  ## ChatGLM3-6B's full shape in 4 bits on this CPU (4 GB of disk, 10 of memory)
 	$(BIN)/python -m bench.glm_full
-
-bench-glm-batch: .venv/installed  ## Tokens a second of ChatGLM3 by the number of answers at once
-	$(BIN)/python -m bench.glm_batch
 
 bench-glm-gpu: .venv/installed  ## ChatGLM3-6B's full shape on a GPU
 	$(BIN)/python -m bench.glm_gpu

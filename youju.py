@@ -217,7 +217,6 @@ def answer_json(store: str, answer: Answer) -> dict[str, object]:
         "answer": answer.text,
         "refused": answer.refused,
         "unsupported": list(answer.unsupported),
-        "notes": list(answer.notes),
         "citations": [asdict(citation) for citation in answer.citations],
         "store": store,
         "timings": {step: round(seconds, 4) for step, seconds in answer.timings.items()},
@@ -292,8 +291,6 @@ def _print_answer(answer: Answer) -> None:
         where = place(citation.file, citation.page)
         say(f"[{number}] {where}, characters {citation.start}-{citation.end}")
         say(f"    “{one_line(citation.quote, 300)}”")
-    for note in answer.notes:
-        say(f"Note: {note}")
     for sentence in answer.unsupported:
         say(f"Not supported by the documents: {one_line(sentence, 300)}")
 

@@ -147,25 +147,16 @@ class Rag:
         if settings.generator == "extractive":
             return extractive
         from rag.chain import Generating
+        from rag.chat_models import endpoint_errors, openai_chat_model
         from rag.prompt import load_template
 
-        generating = partial(
-            Generating,
+        return Generating(
+            openai_chat_model(settings),
             judge=extractive,
             template=load_template(settings.prompt_file),
+            count_tokens=lambda text: self.tokens.count([text])[0],
             budget=settings.prompt_tokens,
             analyzer=self.analyzer,
-        )
-        if settings.generator == "chatglm3":
-            from rag.chat_models.chatglm3 import chatglm3_chat_model
-
-            chat = chatglm3_chat_model(settings)
-            return generating(chat, count_tokens=lambda text: len(chat.tokenizer.encode(text)))
-        from rag.chat_models.endpoint import endpoint_errors, openai_chat_model
-
-        return generating(
-            openai_chat_model(settings),
-            count_tokens=lambda text: self.tokens.count([text])[0],
             errors=partial(endpoint_errors, settings.generator_url),
         )
 

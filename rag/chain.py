@@ -180,14 +180,5 @@ class Generating:
         usage = getattr(reply, "usage_metadata", None) or {}
         shown = hits[: prompt.passages]
         made = cite(text, shown, analyzer=self._analyzer, question=question)
-        notes: tuple[str, ...] = ()
-        if prompt.dropped:
-            of = f"{prompt.dropped} of {len(hits)} passages"
-            notes = (f"{of}, the last ones, did not fit into the prompt and were not read.",)
         tokens = {"input": usage.get("input_tokens", 0), "output": usage.get("output_tokens", 0)}
-        return replace(
-            made,
-            confidence=judged.confidence,
-            notes=notes,
-            tokens=tokens if usage else {},
-        )
+        return replace(made, confidence=judged.confidence, tokens=tokens if usage else {})

@@ -120,34 +120,10 @@ class Settings(BaseSettings):
         30, description="Passages the reranker reads."
     )
 
-    generator: Literal["extractive", "openai", "chatglm3"] = Field(
-        "extractive",
-        description="Who writes the answer: extractive (no model), openai (an endpoint) or "
-        "chatglm3 (in this process).",
+    generator: Literal["extractive", "openai"] = Field(
+        "extractive", description="Who writes the answer: extractive (no model) or openai."
     )
-    generator_model: str = Field(
-        "",
-        description="Model name at the endpoint; for chatglm3 a folder, official, converted or "
-        "quantised, or a name on the hub.",
-    )
-    generator_adapter: str = Field("", description="Folder of an adapter for chatglm3.")
-    generator_device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Of chatglm3; as embedder_device."
-    )
-    generator_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto",
-        description="Arithmetic of chatglm3; auto: float32 for a quantised model on a CPU, else "
-        "bfloat16.",
-    )
-    generator_download: bool = Field(
-        False, description="Fetch the model that generator_model names on the hub."
-    )
-    generator_batch: Annotated[int, Field(ge=1, le=1024)] = Field(
-        8, description="Answers that chatglm3 writes at once."
-    )
-    generator_queue: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        64, description="Answers that may wait for their turn; one more is refused."
-    )
+    generator_model: str = Field("", description="Model name at the endpoint.")
     generator_url: str = Field(
         "", description="Base URL of an OpenAI-compatible endpoint, ending in /v1."
     )
@@ -177,8 +153,6 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.generator == "openai" and not (self.generator_url and self.generator_model):
             raise ValueError("generator openai needs generator_url and generator_model")
-        if self.generator == "chatglm3" and not self.generator_model:
-            raise ValueError("generator chatglm3 needs generator_model")
         if self.reranker == "endpoint" and not self.reranker_url:
             raise ValueError("reranker endpoint needs reranker_url")
         if self.reranker == "cross-encoder" and not self.reranker_model:

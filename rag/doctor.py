@@ -134,8 +134,6 @@ def _reranker(settings: Settings) -> Finding:
 def _generator(settings: Settings) -> Finding:
     if settings.generator == "extractive":
         return Finding("ok", "generator", "extractive (needs no model)")
-    if settings.generator == "chatglm3":
-        return _chatglm3(settings)
     import httpx
 
     url = settings.generator_url.rstrip("/") + "/models"
@@ -149,21 +147,3 @@ def _generator(settings: Settings) -> Finding:
     if response.status_code != httpx.codes.OK:
         return Finding("note", "generator", f"{url} answered {response.status_code}")
     return Finding("ok", "generator", f"{settings.generator_model} at {settings.generator_url}")
-
-
-def _chatglm3(settings: Settings) -> Finding:
-    from pathlib import Path
-
-    from rag.glm.hub import find_checkpoint
-    from rag.glm.inspection import inspect_folder
-
-    folder = find_checkpoint(settings.generator_model, download=False)
-    found = inspect_folder(folder).to_json()
-    bits = f"{found['quantization_bits']} bits" if found["quantization_bits"] else found["dtype"]
-    detail = f"{found['name']}, {found['parameters']:,} parameters, {bits}, {folder}"
-    if found["tokenizer_pieces"] is None:
-        return Finding("missing", "generator", f"{detail}: tokenizer.model is not there")
-    if settings.generator_adapter:
-        adapter = inspect_folder(Path(settings.generator_adapter))
-        detail += f"; {adapter.kind} {settings.generator_adapter}"
-    return Finding("ok", "generator chatglm3", detail)

@@ -6,7 +6,6 @@
     │   ├── PathError                       a path is missing, unreadable or holds no documents
     │   ├── QueryError                      a question is empty, too long or not text
     │   ├── ChatError                       a message's role or a training example cannot be used
-    │   ├── PromptTooLong                   a model's context does not hold the prompt
     │   ├── UnknownStore                    no store of that name
     │   ├── UnknownFile                     no file of that name in the store
     │   └── IndexMismatch                   the store was made by another embedder
@@ -14,7 +13,6 @@
     ├── StorageError               exit 1   the home folder or the database cannot be used now
     ├── ModelError                 exit 1   a model is missing, damaged or does not answer
     │   ├── MissingExtra                    an optional package is not installed
-    │   ├── GeneratorBusy                   as many answers are waiting already as may
     │   ├── CheckpointError                 a model folder is not what it should be, or damaged
     │   └── AdapterMismatch                 an adapter was trained on another model
     └── EvalDataError              exit 2   an evaluation folder is not in the expected layout
@@ -63,10 +61,6 @@ class ChatError(UsageError):
     """A message has an unknown role, or a training example is not of the expected form."""
 
 
-class PromptTooLong(UsageError):
-    """A model's context does not hold the prompt and one more token."""
-
-
 class UnknownStore(UsageError):
     """No store of that name."""
 
@@ -113,10 +107,6 @@ class MissingExtra(ModelError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional package.", do=f"pip install 'youju[{extra}]'")
-
-
-class GeneratorBusy(ModelError):
-    """As many answers are waiting already as may; another one is refused at once."""
 
 
 class CheckpointError(ModelError):

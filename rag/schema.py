@@ -154,8 +154,6 @@ class Answer:
         unsupported: Sentences of a generated answer that no passage supports; always empty
             for the extractive answerer.
         confidence: The evidence score compared with the refusal threshold, in [0, 1].
-        notes: What a reader of the answer should know, for example that not all passages fitted
-            into the prompt; plain sentences.
         timings: Seconds by step, for example {"retrieve": 0.02, "generate": 0.01}.
         tokens: Token counts where the generator reports them ("input", "output").
     """
@@ -165,6 +163,5 @@ class Answer:
     citations: tuple[Citation, ...] = ()
     unsupported: tuple[str, ...] = ()
     confidence: float = 0.0
-    notes: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)

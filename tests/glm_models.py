@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from glm_tokenizers import write_model
 from safetensors.torch import save_file
 
 from rag.glm.config import GlmShape, official_config
@@ -78,20 +75,6 @@ def write_official(
     kept = {key: value for key, value in written.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(kept), encoding="utf-8")
     return folder
-
-
-@contextmanager
-def tiny_chat(folder: Path, **engine: int) -> Iterator[dict[str, Any]]:
-    """What ChatGLM3 is made of: a random model of a long context with its engine and tokenizer."""
-    from rag.glm.engine import Engine
-    from rag.glm.load import load_chatglm3
-
-    shape = replace(SMALL, context=4096)
-    tensors = {name: tensor * 0.2 for name, tensor in random_tensors(shape, seed=1).items()}
-    write_model(folder / "model")
-    glm = load_chatglm3(write_official(folder / "model", shape, tensors=tensors), "float32")
-    with Engine(glm, **engine) as running:
-        yield {"engine": running, "tokenizer": glm.tokenizer, "max_tokens": 12}
 
 
 def quantized(

@@ -23,15 +23,7 @@ def test_ask_json_has_the_documented_shape_and_exact_quotes(samples: Path, run: 
     done = run("ask", "How heavy is a JL-220 pump set once it's crated?", "--json")
     answer = done.json
     assert done.status == 0
-    assert set(answer) == {
-        "answer",
-        "refused",
-        "unsupported",
-        "notes",
-        "citations",
-        "store",
-        "timings",
-    }
+    assert set(answer) == {"answer", "refused", "unsupported", "citations", "store", "timings"}
     assert answer["store"] == "samples"
     assert answer["refused"] is False
     assert "185 kg" in answer["answer"]

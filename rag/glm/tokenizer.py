@@ -150,12 +150,7 @@ def decode_bytes(data: bytes | bytearray) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return printable_bytes(data.decode("utf-8", errors="surrogateescape"))
-
-
-def printable_bytes(text: str) -> str:
-    """Return a text decoded with "surrogateescape" with U+FFFD for each byte that was escaped."""
-    return text.translate(_ESCAPED)
+        return data.decode("utf-8", errors="surrogateescape").translate(_ESCAPED)
 
 
 _ESCAPED = {0xDC80 + byte: _REPLACEMENT for byte in range(128)}

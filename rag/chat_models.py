@@ -1,6 +1,7 @@
-"""Any OpenAI-compatible endpoint (vLLM, llama.cpp, OpenAI, ...) as a LangChain chat model.
+"""LangChain chat models: today any OpenAI-compatible endpoint (vLLM, llama.cpp, OpenAI, ...).
 
-It builds the client and turns its faults into one-line errors.
+This module builds the model and turns its faults into one-line errors. What is asked, and what
+becomes of the answer, is rag.prompt's and rag.citations' business.
 """
 
 from __future__ import annotations
