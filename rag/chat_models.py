@@ -131,8 +131,9 @@ class ChatGLM3(BaseChatModel):
     Attributes:
         model: A folder in the official or the native layout, or a name on the hub.
         adapter: Folder of an adapter; "" for none.
-        dtype: To compute in; None takes the stored one.
-        device: Where it runs, for example "cpu" or "cuda:0".
+        dtype: To compute in; None takes the stored one, "auto" bfloat16 in place of float16 on a
+            CPU.
+        device: Where it runs: "cpu", "cuda:0", or "auto" for a GPU if there is one.
         download: Fetch a named model that is not here yet.
         batch_size: Most requests that run at once.
         queue_size: Most requests that wait beside them; one more is QueueFull.
@@ -191,12 +192,12 @@ class ChatGLM3(BaseChatModel):
         with self._loading:
             if self._served is None:
                 from rag.glm.load import load_chatglm3
-                from rag.glm.served import ServedGlm
+                from rag.glm.served import ServedGlm, fitting, look_up
 
-                loaded = load_chatglm3(
-                    self.model, self.dtype, self.device,  # type: ignore[arg-type]
-                    adapter=self.adapter or None, download=self.download,
-                )  # fmt: skip
+                found = look_up(self.model, download=self.download)
+                dtype, device = fitting(self.dtype, self.device, found.source)
+                adapter = self.adapter or None
+                loaded = load_chatglm3(found.folder, dtype, device, adapter=adapter)
                 self._served = ServedGlm(loaded, batch=self.batch_size, queue=self.queue_size)
             return self._served
 

@@ -9,15 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rag.errors import CheckpointError
+import torch
+
+from rag.errors import CheckpointError, ConfigError
 from rag.glm.chat import Turn, prompt_ids
+from rag.glm.config import DTYPES, Dtype
 from rag.glm.engine import Engine
 from rag.glm.generation import Generation, Request
+from rag.glm.hub import find_checkpoint
 from rag.glm.load import LoadedGlm
 from rag.glm.reply import Call, ReplyReader
 from rag.glm.sampling import Sampling, Token
+from rag.glm.source import Source, open_source
 from rag.glm.tokenizer import ChatGLM3Tokenizer
 
 
@@ -74,6 +80,83 @@ class Final:
     new_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model's folder, looked through without loading its weights.
+
+    Attributes:
+        folder: Where it is.
+        source: What it holds.
+        tokenizer: Its tokenizer.
+    """
+
+    folder: Path
+    source: Source
+    tokenizer: ChatGLM3Tokenizer
+
+    @property
+    def context(self) -> int:
+        """Tokens the model was made for, answer included."""
+        return self.source.shape.context
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many ids a text has."""
+        return len(self.tokenizer.encode(text))
+
+
+def look_up(model: str, *, download: bool = False) -> Found:
+    """Find a model and look it through.
+
+    Args:
+        model: A folder, or a name on the hub.
+        download: Fetch it if it is not here.
+
+    Raises:
+        ModelError: If there is no such model here.
+        CheckpointError: If it is another model, incomplete, damaged, or has no tokenizer.
+    """
+    folder = find_checkpoint(model, download=download)
+    source = open_source(folder)
+    source.weights.close()
+    return Found(folder, source, _tokenizer(source.name, source.tokenizer))
+
+
+def fitting(dtype: str | None, device: str, source: Source) -> tuple[Dtype | None, str]:
+    """Resolve "auto".
+
+    Args:
+        dtype: A dtype, None for the stored one, or "auto": the stored one, but bfloat16 in place of
+            float16 on a CPU, which computes float16 slowly and runs out of its range.
+        device: A device, or "auto": the first GPU if PyTorch has one.
+        source: The model.
+
+    Raises:
+        ConfigError: If the dtype is none, or the device is not there.
+    """
+    cuda = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if cuda else "cpu"
+    number = device.removeprefix("cuda").removeprefix(":")
+    if device.startswith("cuda") and int(number or 0) >= cuda:
+        raise ConfigError(
+            f"generator_device = {device}, but PyTorch finds {cuda} GPUs.", do="Set it to cpu."
+        )
+    if dtype == "auto":
+        slow = device == "cpu" and source.dtype == "float16"
+        return ("bfloat16" if slow else source.dtype), device
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(f"Unknown dtype {dtype!r}.", do=f"Expected {', '.join(DTYPES)}, auto.")
+    return dtype, device
+
+
+def _tokenizer(name: str, tokenizer: ChatGLM3Tokenizer | None) -> ChatGLM3Tokenizer:
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{name} has no tokenizer.model.", do="Copy it into the model's folder."
+        )
+    return tokenizer
+
+
 class ServedGlm:
     """A model, its tokenizer and its engine.
 
@@ -87,14 +170,10 @@ class ServedGlm:
     """
 
     def __init__(self, loaded: LoadedGlm, *, batch: int = 8, queue: int = 32) -> None:
-        if loaded.tokenizer is None:
-            raise CheckpointError(
-                f"{loaded.name} has no tokenizer.model.", do="Copy it into the model's folder."
-            )
         self.name = loaded.name
         self.context = loaded.shape.context
-        self.tokenizer: ChatGLM3Tokenizer = loaded.tokenizer
-        stop_ids = sorted({*loaded.stop_ids, *loaded.tokenizer.stop_ids})
+        self.tokenizer = _tokenizer(loaded.name, loaded.tokenizer)
+        stop_ids = sorted({*loaded.stop_ids, *self.tokenizer.stop_ids})
         self.engine = Engine(
             loaded.model, stop_ids=stop_ids, context=self.context, prefix=loaded.prefix,
             batch=batch, queue=queue,
