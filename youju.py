@@ -219,6 +219,7 @@ def answer_json(store: str, answer: Answer) -> dict[str, object]:
         "unsupported": list(answer.unsupported),
         "citations": [asdict(citation) for citation in answer.citations],
         "store": store,
+        "dropped": answer.dropped,
         "timings": {step: round(seconds, 4) for step, seconds in answer.timings.items()},
     }
 
@@ -293,6 +294,8 @@ def _print_answer(answer: Answer) -> None:
         say(f"    “{one_line(citation.quote, 300)}”")
     for sentence in answer.unsupported:
         say(f"Not supported by the documents: {one_line(sentence, 300)}")
+    if answer.dropped:
+        say(f"Found, but not shown to the model for want of room: {answer.dropped} passages.")
 
 
 def _hit_json(hit: Hit) -> dict[str, object]:

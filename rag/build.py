@@ -5,7 +5,7 @@ Everything is made on first use: listing stores loads no model, and asking loads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
     from rag.chain import Answerer, Question
+    from rag.chat_models import ChatGLM3
     from rag.embed.openvino import OpenVinoEmbedder
     from rag.embed.torch import TorchEmbedder
     from rag.index.analyze import Analyzer
     from rag.prompt import Message
     from rag.retrieve import Retriever, System
     from rag.schema import Answer, Hit
+
+_DTYPES = {"auto": "auto", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 def build_rag(settings: Settings) -> Rag:
@@ -97,6 +100,40 @@ def make_reranker(settings: Settings) -> Reranker | None:
     return EndpointReranker(settings.reranker_url, api_key=key)
 
 
+def make_chatglm3(settings: Settings) -> tuple[ChatGLM3, Callable[[str], int], int]:
+    """Return the ChatGLM3 that the settings name, how it counts tokens, and room for its prompt.
+
+    Its weights are loaded with the first question that it is asked.
+
+    Raises:
+        ModelError: If it is not there, or not a complete ChatGLM3 with its tokenizer.
+        ConfigError: If generator_max_tokens leaves no room for a prompt.
+    """
+    from rag.chat_models import ChatGLM3
+    from rag.glm.served import look_up
+
+    found = look_up(settings.generator_model, download=settings.generator_download)
+    room = found.context - settings.generator_max_tokens
+    if room <= 0:
+        raise ConfigError(
+            f"generator_max_tokens = {settings.generator_max_tokens:,} leaves no room for a prompt "
+            f"in the context of {found.context:,} tokens.",
+            do="Lower it.",
+        )
+    model = ChatGLM3(
+        model=str(found.folder),
+        adapter=settings.generator_adapter,
+        dtype=_DTYPES[settings.generator_precision],
+        device=settings.generator_device,
+        batch_size=settings.generator_batch,
+        queue_size=settings.generator_queue,
+        do_sample=False,  # the same question gets the same answer
+        max_tokens=settings.generator_max_tokens,
+        timeout=settings.generator_timeout,
+    )
+    return model, found.count_tokens, min(settings.prompt_tokens, room)
+
+
 class Rag:
     """A library of stores under one set of settings. Make it with `build_rag`."""
 
@@ -147,8 +184,19 @@ class Rag:
         if settings.generator == "extractive":
             return extractive
         from rag.chain import Generating
-        from rag.chat_models import endpoint_errors, openai_chat_model
         from rag.prompt import load_template
+
+        if settings.generator == "chatglm3":
+            model, count_tokens, budget = make_chatglm3(settings)
+            return Generating(
+                model,
+                judge=extractive,
+                template=load_template(settings.prompt_file),
+                count_tokens=count_tokens,
+                budget=budget,
+                analyzer=self.analyzer,
+            )
+        from rag.chat_models import endpoint_errors, openai_chat_model
 
         return Generating(
             openai_chat_model(settings),

@@ -176,9 +176,14 @@ class Generating:
             reply = self._model.invoke([(turn.role, turn.content) for turn in prompt.messages])
         text = reply.text
         if not any(map(str.isalnum, parse_marks(text).text)):
-            raise ModelError("The generator returned an empty answer.", do="Check the server.")
+            raise ModelError("The generator returned an empty answer.", do="Check generator_model.")
         usage = getattr(reply, "usage_metadata", None) or {}
         shown = hits[: prompt.passages]
         made = cite(text, shown, analyzer=self._analyzer, question=question)
         tokens = {"input": usage.get("input_tokens", 0), "output": usage.get("output_tokens", 0)}
-        return replace(made, confidence=judged.confidence, tokens=tokens if usage else {})
+        return replace(
+            made,
+            confidence=judged.confidence,
+            tokens=tokens if usage else {},
+            dropped=prompt.dropped,
+        )

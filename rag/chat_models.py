@@ -1,21 +1,50 @@
-"""LangChain chat models: today any OpenAI-compatible endpoint (vLLM, llama.cpp, OpenAI, ...).
+"""LangChain chat models: ChatGLM3 in this process, and any OpenAI-compatible endpoint.
 
-This module builds the model and turns its faults into one-line errors. What is asked, and what
-becomes of the answer, is rag.prompt's and rag.citations' business.
+This module translates between LangChain's types and ours, and turns an endpoint's faults into
+one-line errors. What is asked, and what becomes of the answer, is rag.prompt's and rag.citations'
+business; how ChatGLM3 generates is rag.glm's. Importing it loads no model and no PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from rag.errors import ModelError
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    message_chunk_to_message,
+)
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import invalid_tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import ConfigDict, PrivateAttr
+
+from rag.errors import ChatError, ConfigError, ModelError, ToolCallError
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
-
     from rag.config import Settings
+    from rag.glm.chat import Turn
+    from rag.glm.load import LoadedGlm
+    from rag.glm.reply import Call
+    from rag.glm.sampling import Token
+    from rag.glm.served import Ask, Final, Piece, ServedGlm
 
 
 def openai_chat_model(settings: Settings) -> BaseChatModel:
@@ -77,3 +106,369 @@ def endpoint_errors(url: str) -> Iterator[None]:
             f"read ({type(error).__name__}).",
             do="Check generator_url; it usually ends in /v1.",
         ) from error
+
+
+TOOLS_PROMPT = (
+    "Answer the following questions as best as you can. You have access to the following tools:"
+)
+"""What the official demos write before the tools."""
+
+_PER_CALL = (
+    "do_sample", "temperature", "top_p", "top_k", "seed", "max_tokens", "logprobs", "top_logprobs",
+    "timeout",
+)  # fmt: skip
+_NOT_OURS = ("ls_structured_output_format", "strict", "parallel_tool_calls", "stream_usage")
+"""What LangChain passes on that changes nothing here."""
+
+
+class ChatGLM3(BaseChatModel):
+    """ChatGLM3 in this process, loaded when it is first asked, answering many at once.
+
+    The sampling defaults are the official ones. Every field from `do_sample` on may also be given
+    with a single call, for example `invoke(messages, seed=7)`; `max_new_tokens` is another name for
+    `max_tokens` there.
+
+    Attributes:
+        model: A folder in the official or the native layout, or a name on the hub.
+        adapter: Folder of an adapter; "" for none.
+        dtype: To compute in; None takes the stored one, "auto" bfloat16 in place of float16 on a
+            CPU.
+        device: Where it runs: "cpu", "cuda:0", or "auto" for a GPU if there is one.
+        download: Fetch a named model that is not here yet.
+        batch_size: Most requests that run at once.
+        queue_size: Most requests that wait beside them; one more is QueueFull.
+        do_sample: False, or a temperature of 0, takes the likeliest token always.
+        temperature: Logits are divided by it.
+        top_p: Share of the probability that is left to choose from.
+        top_k: Number of tokens that are left to choose from; 0 for all.
+        seed: Makes sampling repeatable.
+        max_tokens: Longest answer, tokens; None for what the context leaves room for.
+        stop: Strings that end an answer.
+        timeout: Seconds an answer may take; None for no limit.
+        logprobs: Report log-probabilities, in response_metadata["logprobs"]["content"].
+        top_logprobs: Alternatives to report with each.
+        streaming: `invoke` streams, too, as callbacks may want.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str = ""
+    adapter: str = ""
+    dtype: str | None = None
+    device: str = "cpu"
+    download: bool = False
+    batch_size: int = 8
+    queue_size: int = 32
+    do_sample: bool = True
+    temperature: float = 0.8
+    top_p: float = 0.8
+    top_k: int = 50
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: list[str] | None = None
+    timeout: float | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    streaming: bool = False
+
+    _served: ServedGlm | None = PrivateAttr(default=None)
+    _loading: Any = PrivateAttr(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, loaded: LoadedGlm, **fields: Any) -> ChatGLM3:  # noqa: ANN401  pydantic checks
+        """Return a chat model over a model that is loaded already."""
+        from rag.glm.served import ServedGlm
+
+        made = cls(model=loaded.name, **fields)
+        made._served = ServedGlm(loaded, batch=made.batch_size, queue=made.queue_size)
+        return made
+
+    def load(self) -> ServedGlm:
+        """Load the model now, if it is not loaded yet.
+
+        Raises:
+            ModelError: As `load_chatglm3`.
+        """
+        with self._loading:
+            if self._served is None:
+                from rag.glm.load import load_chatglm3
+                from rag.glm.served import ServedGlm, fitting, look_up
+
+                found = look_up(self.model, download=self.download)
+                dtype, device = fitting(self.dtype, self.device, found.source)
+                adapter = self.adapter or None
+                loaded = load_chatglm3(found.folder, dtype, device, adapter=adapter)
+                self._served = ServedGlm(loaded, batch=self.batch_size, queue=self.queue_size)
+            return self._served
+
+    def close(self) -> None:
+        """End all requests with EngineClosed; a later one loads the model again."""
+        with self._loading:
+            served, self._served = self._served, None
+        if served is not None:
+            served.close()
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: object,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Tell the model of tools, in ChatGLM3's own format: JSON behind the system text.
+
+        Args:
+            tools: Anything LangChain makes a tool of.
+            tool_choice: "auto" or None: the model decides; a tool's name: it is called; "any",
+                "required" or True: one of them is called; "none": no tool is mentioned.
+            kwargs: Bound with them.
+
+        Raises:
+            ConfigError: If tool_choice names no tool.
+        """
+        described = [convert_to_openai_tool(tool)["function"] for tool in tools]
+        names = [tool["name"] for tool in described]
+        if isinstance(tool_choice, dict):
+            tool_choice = str(tool_choice.get("function", tool_choice).get("name", ""))
+        must: list[str] = []
+        if tool_choice == "none":
+            described = []
+        elif tool_choice in ("any", "required", True):
+            must = names
+        elif tool_choice in names:
+            must = [str(tool_choice)]
+        elif tool_choice not in (None, "auto", False):
+            raise ConfigError(
+                f"tool_choice {tool_choice!r} is no tool.",
+                do=f"Expected auto, any, none or one of {', '.join(names)}.",
+            )
+        return self.bind(tools=described, tool_choice=must, **kwargs)
+
+    # -- what LangChain calls ----------------------------------------------------------------------
+
+    @property
+    def _llm_type(self) -> str:
+        return "chatglm3"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        fields = ("model", "adapter", "dtype", "device", *_PER_CALL)
+        return {name: getattr(self, name) for name in fields}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        params["ls_provider"] = "chatglm3"
+        return params
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: object,
+    ) -> ChatResult:
+        served = self.load()
+        turns, ask = self._asked(messages, stop, kwargs)
+        return self._result(list(served.answer(turns, ask)), served)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: object,
+    ) -> ChatResult:
+        served = await asyncio.to_thread(self.load)
+        turns, ask = self._asked(messages, stop, kwargs)
+        async with aclosing(served.aanswer(turns, ask)) as answer:
+            return self._result([part async for part in answer], served)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: object,
+    ) -> Iterator[ChatGenerationChunk]:
+        served = self.load()
+        turns, ask = self._asked(messages, stop, kwargs)
+        for part in served.answer(turns, ask):
+            chunk = self._chunk(part, served)
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: object,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        served = await asyncio.to_thread(self.load)
+        turns, ask = self._asked(messages, stop, kwargs)
+        async with aclosing(served.aanswer(turns, ask)) as answer:
+            async for part in answer:
+                chunk = self._chunk(part, served)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _asked(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, given: Mapping[str, Any]
+    ) -> tuple[list[Turn], Ask]:
+        from rag.glm.sampling import Sampling
+        from rag.glm.served import Ask
+
+        call = {key: value for key, value in given.items() if key not in _NOT_OURS}
+        tools, must = call.pop("tools", None) or [], call.pop("tool_choice", None) or []
+        if "max_new_tokens" in call:
+            call["max_tokens"] = call.pop("max_new_tokens")
+        if unknown := sorted(call.keys() - set(_PER_CALL)):
+            raise ConfigError(
+                f"Unknown option {unknown[0]!r} for ChatGLM3.",
+                do=f"Known: {', '.join(_PER_CALL)}, stop; tools are given with bind_tools.",
+            )
+        value = {name: call.get(name, getattr(self, name)) for name in _PER_CALL}
+        sampling = Sampling(do_sample=False, seed=value["seed"])
+        if value["do_sample"] and value["temperature"] != 0:
+            sampling = Sampling(
+                True, value["temperature"], value["top_p"], value["top_k"], value["seed"]
+            )
+        ask = Ask(
+            max_new_tokens=value["max_tokens"],
+            sampling=sampling,
+            top_logprobs=value["top_logprobs"] if value["logprobs"] else None,
+            timeout_s=value["timeout"],
+            stops=stop if stop is not None else self.stop or (),
+            tools=[tool["name"] for tool in tools],
+            must_call=must,
+        )
+        return to_turns(messages, tools), ask
+
+    def _chunk(self, part: Piece | Final, served: ServedGlm) -> ChatGenerationChunk:
+        from rag.glm.served import Piece
+
+        if isinstance(part, Piece):
+            scored = [_scored(served, token) for token in part.tokens if token.logprob is not None]
+            metadata = {"logprobs": {"content": scored}} if scored else {}
+            message = AIMessageChunk(content=part.text, response_metadata=metadata)
+            return ChatGenerationChunk(message=message)
+        return ChatGenerationChunk(
+            message=AIMessageChunk(
+                content="",
+                tool_call_chunks=[
+                    tool_call_chunk(name=call.name, args=args, id=_call_id(), index=index)
+                    for index, (call, args, _) in enumerate(map(_parsed, part.calls))
+                ],
+                usage_metadata=UsageMetadata(
+                    input_tokens=part.prompt_tokens,
+                    output_tokens=part.new_tokens,
+                    total_tokens=part.prompt_tokens + part.new_tokens,
+                ),
+                response_metadata={
+                    "finish_reason": part.finish,
+                    "model_name": self.model,
+                    "model_provider": "chatglm3",
+                },
+                chunk_position="last",
+            )
+        )
+
+    def _result(self, parts: Sequence[Piece | Final], served: ServedGlm) -> ChatResult:
+        chunks = [self._chunk(part, served) for part in parts]
+        whole = chunks[0] + chunks[1:] if len(chunks) > 1 else chunks[0]
+        message = message_chunk_to_message(whole.message)
+        if isinstance(message, AIMessage):
+            message.invalid_tool_calls = [
+                invalid_tool_call(name=call.name, args=call.source, id=_call_id(), error=error)
+                for call, _, error in map(_parsed, parts[-1].calls)  # type: ignore[union-attr]
+                if error
+            ]
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def to_turns(
+    messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()
+) -> list[Turn]:
+    """Translate LangChain's messages into ChatGLM3's turns.
+
+    Args:
+        messages: Oldest first. A ChatMessage may have any of ChatGLM3's roles.
+        tools: Descriptions; they go behind the first system message's text, or a new one's.
+
+    Raises:
+        ChatError: If a message's role is another, or it holds something else than text.
+    """
+    from rag.glm.chat import Turn
+    from rag.glm.data import tool_call as written
+
+    turns: list[Turn] = []
+    for message in messages:
+        text = _text(message)
+        if isinstance(message, SystemMessage):
+            turns.append(Turn("system", text))
+        elif isinstance(message, HumanMessage):
+            turns.append(Turn("user", text))
+        elif isinstance(message, ToolMessage):
+            turns.append(Turn("observation", text))
+        elif isinstance(message, AIMessage):
+            if text or not message.tool_calls:
+                turns.append(Turn("assistant", text))
+            turns += [
+                Turn("assistant", written(call["args"]), metadata=call["name"])
+                for call in message.tool_calls
+            ]
+        else:
+            role = message.role if isinstance(message, ChatMessage) else message.type
+            turns.append(Turn(role, text))  # type: ignore[arg-type]  # an unknown one is refused
+    if tools:
+        first = turns[0].content if turns and turns[0].role == "system" else ""
+        told = Turn("system", f"{first}\n{TOOLS_PROMPT}".lstrip(), tools=list(tools))
+        turns = [told, *(turns[1:] if turns and turns[0].role == "system" else turns)]
+    return turns
+
+
+def _text(message: BaseMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    parts = []
+    for block in message.content:
+        if isinstance(block, str):
+            parts.append(block)
+        elif block.get("type") == "text" and isinstance(block.get("text"), str):
+            parts.append(block["text"])
+        elif block.get("type") not in ("tool_use", "tool_call", "reasoning", "thinking"):
+            # Calls are in tool_calls as well; what another model thought is not said.
+            raise ChatError(
+                f"A message holds {block.get('type')!r}; ChatGLM3 reads text.",
+                do="Send text only.",
+            )
+    return "".join(parts)
+
+
+def _scored(served: ServedGlm, token: Token) -> dict[str, Any]:
+    """One token's log-probabilities, in the form of OpenAI's endpoint."""
+
+    def entry(id_: int, logprob: float | None) -> dict[str, Any]:
+        text = served.tokenizer.token_text(id_)
+        return {"token": text, "logprob": logprob}
+
+    top = [entry(id_, logprob) for id_, logprob in token.top]
+    return {**entry(token.id, token.logprob), "top_logprobs": top}
+
+
+def _parsed(call: Call) -> tuple[Call, str, str]:
+    """A call, its arguments as JSON, and why it cannot be made ("" if it can).
+
+    Arguments that cannot be read are quoted as code: LangChain would mend what begins like JSON.
+    """
+    try:
+        return call, json.dumps(call.parameters(), ensure_ascii=False), ""
+    except ToolCallError as error:
+        quoted = call.source if call.source.lstrip().startswith("```") else f"```{call.source}```"
+        return call, quoted, str(error)
+
+
+def _call_id() -> str:
+    return f"call_{uuid4().hex}"

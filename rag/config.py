@@ -120,16 +120,44 @@ class Settings(BaseSettings):
         30, description="Passages the reranker reads."
     )
 
-    generator: Literal["extractive", "openai"] = Field(
-        "extractive", description="Who writes the answer: extractive (no model) or openai."
+    generator: Literal["extractive", "openai", "chatglm3"] = Field(
+        "extractive",
+        description="Who writes the answer: extractive (no model), openai (an endpoint) or "
+        "chatglm3 (in this process).",
     )
-    generator_model: str = Field("", description="Model name at the endpoint.")
+    generator_model: str = Field(
+        "",
+        description="openai: the model's name at the endpoint. chatglm3: a folder, or a name on "
+        "the hub, e.g. THUDM/chatglm3-6b.",
+    )
     generator_url: str = Field(
         "", description="Base URL of an OpenAI-compatible endpoint, ending in /v1."
     )
     generator_api_key: SecretStr = Field(SecretStr(""), description="Its key, if it wants one.")
     generator_timeout: Seconds = Field(120.0, description="Seconds to wait for an answer.")
     generator_max_tokens: Positive = Field(512, le=32_768, description="Longest answer, tokens.")
+    generator_adapter: str = Field(
+        "", description="chatglm3: folder of a LoRA or P-Tuning v2 adapter."
+    )
+    generator_device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="chatglm3: auto, cpu, cuda or cuda:N.",
+    )
+    generator_precision: Literal["auto", "f32", "bf16", "f16"] = Field(
+        "auto",
+        description="chatglm3: arithmetic of the model; auto: as stored, but bf16 for f16 on a "
+        "CPU.",
+    )
+    generator_download: bool = Field(
+        False, description="chatglm3: fetch generator_model from the hub if it is not here."
+    )
+    generator_batch: Positive = Field(
+        8, le=1024, description="chatglm3: most answers written at once."
+    )
+    generator_queue: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        32, description="chatglm3: most questions that wait beside them; one more is refused."
+    )
     prompt_tokens: Annotated[int, Field(ge=256, le=1_000_000)] = Field(
         6000, description="Room for passages, history and question, tokens."
     )
@@ -153,6 +181,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.generator == "openai" and not (self.generator_url and self.generator_model):
             raise ValueError("generator openai needs generator_url and generator_model")
+        if self.generator == "chatglm3" and not self.generator_model:
+            raise ValueError("generator chatglm3 needs generator_model, a folder or a hub name")
         if self.reranker == "endpoint" and not self.reranker_url:
             raise ValueError("reranker endpoint needs reranker_url")
         if self.reranker == "cross-encoder" and not self.reranker_model:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Literal
 
 from rag.config import Settings
@@ -134,6 +135,8 @@ def _reranker(settings: Settings) -> Finding:
 def _generator(settings: Settings) -> Finding:
     if settings.generator == "extractive":
         return Finding("ok", "generator", "extractive (needs no model)")
+    if settings.generator == "chatglm3":
+        return _chatglm3(settings)
     import httpx
 
     url = settings.generator_url.rstrip("/") + "/models"
@@ -147,3 +150,27 @@ def _generator(settings: Settings) -> Finding:
     if response.status_code != httpx.codes.OK:
         return Finding("note", "generator", f"{url} answered {response.status_code}")
     return Finding("ok", "generator", f"{settings.generator_model} at {settings.generator_url}")
+
+
+def _chatglm3(settings: Settings) -> Finding:
+    """Look through the model's folder; its weights, which take minutes, are not loaded."""
+    from rag.build import make_chatglm3
+    from rag.glm.adapters import adapter_kind
+    from rag.glm.served import fitting, look_up
+
+    model, _, budget = make_chatglm3(settings)
+    found = look_up(model.model)
+    dtype, device = fitting(model.dtype, model.device, found.source)
+    shape = found.source.shape
+    stored = f"{shape.bits} bits" if shape.bits else found.source.dtype
+    detail = (
+        f"{found.source.name} in {found.folder}: {shape.parameters:,} parameters as {stored}, "
+        f"to run as {dtype} on {device}; context {shape.context:,}, {budget:,} for the prompt"
+    )
+    if settings.generator_adapter:
+        kind = adapter_kind(Path(settings.generator_adapter))
+        if kind is None:
+            what = f"{settings.generator_adapter} holds no adapter; check generator_adapter"
+            return Finding("missing", "generator chatglm3", what)
+        detail += f"; {kind} adapter {settings.generator_adapter}"
+    return Finding("ok", "generator chatglm3", detail)

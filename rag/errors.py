@@ -6,6 +6,7 @@
     │   ├── PathError                       a path is missing, unreadable or holds no documents
     │   ├── QueryError                      a question is empty, too long or not text
     │   ├── ChatError                       a message's role or a training example cannot be used
+    │   ├── PromptTooLong                   a prompt leaves a model no room to answer
     │   ├── UnknownStore                    no store of that name
     │   ├── UnknownFile                     no file of that name in the store
     │   └── IndexMismatch                   the store was made by another embedder
@@ -14,7 +15,12 @@
     ├── ModelError                 exit 1   a model is missing, damaged or does not answer
     │   ├── MissingExtra                    an optional package is not installed
     │   ├── CheckpointError                 a model folder is not what it should be, or damaged
-    │   └── AdapterMismatch                 an adapter was trained on another model
+    │   ├── AdapterMismatch                 an adapter was trained on another model
+    │   ├── GenerationFailed                one request failed inside the model; others go on
+    │   │   └── OutOfMemory                 memory did not suffice for it
+    │   ├── QueueFull                       too many requests at once; this one was not taken
+    │   ├── EngineClosed                    the model was closed while or before it was asked
+    │   └── ToolCallError                   a model's tool call cannot be read
     └── EvalDataError              exit 2   an evaluation folder is not in the expected layout
 
 Each message says what was got, what was expected and what to do, in one line.
@@ -59,6 +65,10 @@ class QueryError(UsageError):
 
 class ChatError(UsageError):
     """A message has an unknown role, or a training example is not of the expected form."""
+
+
+class PromptTooLong(UsageError):
+    """A prompt fills the model's context, so that no room for an answer is left."""
 
 
 class UnknownStore(UsageError):
@@ -115,6 +125,26 @@ class CheckpointError(ModelError):
 
 class AdapterMismatch(ModelError):
     """An adapter does not belong to the model it is to be put on."""
+
+
+class GenerationFailed(ModelError):
+    """One request failed while the model computed it; the others are not affected."""
+
+
+class OutOfMemory(GenerationFailed):
+    """Memory of the processor or the GPU did not suffice for a request."""
+
+
+class QueueFull(ModelError):
+    """As many requests run and wait as may; asking again later can succeed."""
+
+
+class EngineClosed(ModelError):
+    """The model was closed, or broke down, while or before it was asked."""
+
+
+class ToolCallError(ModelError):
+    """What a model wrote as a tool call cannot be read as one; nothing was called."""
 
 
 class EvalDataError(YoujuError):

@@ -156,6 +156,8 @@ class Answer:
         confidence: The evidence score compared with the refusal threshold, in [0, 1].
         timings: Seconds by step, for example {"retrieve": 0.02, "generate": 0.01}.
         tokens: Token counts where the generator reports them ("input", "output").
+        dropped: Passages that were found but not shown to the generator, the last ones, because
+            its prompt had no room for them.
     """
 
     text: str
@@ -165,3 +167,4 @@ class Answer:
     confidence: float = 0.0
     timings: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    dropped: int = 0

@@ -50,7 +50,8 @@ def find_checkpoint(name_or_path: str, *, download: bool) -> Path:
     if not download:
         raise ModelError(
             f"The model {name_or_path} is neither a folder nor downloaded.",
-            do="Add --download to fetch it, or copy it here and give its path.",
+            do="Add --download (in settings: generator_download) to fetch it, or copy it here and "
+            "give its path.",
         )
     try:
         for weights in _WEIGHTS:

@@ -40,10 +40,10 @@ CHATGLM3_VOCABULARY = 65_024
 
 TOKENIZER_FILE = "tokenizer.model"
 
-_SPACE = "▁"
+SPACE = "▁"
 _REPLACEMENT = "\ufffd"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_UNKNOWN = " ⁇ "
+UNKNOWN = " ⁇ "
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,14 @@ class ChatGLM3Tokenizer:
         parts.append(self._decode_segment(segment))
         return "".join(parts)
 
+    def token_text(self, id_: int) -> str:
+        """Return what an id stands for by itself: a piece, a byte as <0x..>, a control name."""
+        if id_ < len(self.pieces):
+            return self.pieces[id_].text.replace(SPACE, " ")
+        names = list(self.control)
+        place = id_ - len(self.pieces)
+        return names[place] if place < len(names) else ""
+
     def _decode_segment(self, ids: Sequence[int]) -> str:
         parts: list[str] = []
         run = bytearray()
@@ -135,11 +143,11 @@ class ChatGLM3Tokenizer:
             parts.append(decode_bytes(run))
             run.clear()
             if piece.kind == "normal":
-                text = piece.text.removeprefix(_SPACE) if at_start else piece.text
-                parts.append(text.replace(_SPACE, " "))
+                text = piece.text.removeprefix(SPACE) if at_start else piece.text
+                parts.append(text.replace(SPACE, " "))
                 at_start = False
             elif piece.kind == "unknown":
-                parts.append(_UNKNOWN)
+                parts.append(UNKNOWN)
                 at_start = False
         parts.append(decode_bytes(run))
         return "".join(parts)
@@ -150,10 +158,10 @@ def decode_bytes(data: bytes | bytearray) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return data.decode("utf-8", errors="surrogateescape").translate(_ESCAPED)
+        return data.decode("utf-8", errors="surrogateescape").translate(ESCAPED)
 
 
-_ESCAPED = {0xDC80 + byte: _REPLACEMENT for byte in range(128)}
+ESCAPED = {0xDC80 + byte: _REPLACEMENT for byte in range(128)}
 
 
 def load_tokenizer(path: str | Path) -> ChatGLM3Tokenizer:
@@ -213,11 +221,11 @@ def bpe(vocabulary: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> Toke
     )
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
+        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
     )
     tokenizer.decoder = decoders.Sequence(
         [
-            decoders.Replace(_SPACE, " "),
+            decoders.Replace(SPACE, " "),
             decoders.ByteFallback(),
             decoders.Fuse(),
             decoders.Strip(" ", 1, 0),
