@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-glm \
-	bench-glm-linear bench-glm-full bench-glm-gpu clean
+	bench-glm-batch bench-glm-linear bench-glm-full bench-glm-gpu clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -57,6 +57,9 @@ bench-ask: .venv/installed  ## Seconds and peak memory of a cold `youju ask`
 
 bench-glm: .venv/installed  ## Peak memory of converting and loading ChatGLM3 (4 GB of disk)
 	$(BIN)/python -m bench.glm
+
+bench-glm-batch: .venv/installed  ## Many requests at once: our engine beside transformers' own ways
+	$(BIN)/python -m bench.glm_batch
 
 bench-glm-linear: .venv/installed  ## One matrix of ChatGLM3-6B: bfloat16 and 8 or 4 bits on this CPU
 	$(BIN)/python -m bench.glm_linear

@@ -6,7 +6,9 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -302,17 +304,23 @@ def test_a_prompt_longer_than_the_context(model: ChatGLM3) -> None:
 
 
 def test_leaving_a_stream_frees_its_place(loaded: LoadedGlm) -> None:
-    model = ChatGLM3.of(loaded, do_sample=False, batch_size=1, queue_size=0)
+    class Slow:
+        config, dtype, device = loaded.model.config, loaded.model.dtype, loaded.model.device
+
+        def __call__(self, **inputs: Any) -> Any:
+            time.sleep(0.01)
+            return loaded.model(**inputs)
+
+    slow: Any = Slow()
+    model = ChatGLM3.of(replace(loaded, model=slow), do_sample=False, batch_size=1, queue_size=0)
     stream: Any = model.stream("hello", max_tokens=900)
     next(stream)
     with pytest.raises(QueueFull):
         model.invoke("hello")
     stream.close()
     engine = model.load().engine
-    for _ in range(1000):
-        if not engine.load:
-            break
-        asyncio.run(asyncio.sleep(0.01))
+    while engine.load:
+        time.sleep(0.01)
     assert model.invoke("hello", max_tokens=3).content is not None
 
     async def cancelled() -> None:

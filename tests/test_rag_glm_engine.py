@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from glm_models import SMALL, write_official
+from glm_models import SMALL, quantized, random_tensors, write_official
 from glm_serving import GREEDY, alone, ids_of, submit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,6 +128,18 @@ def test_the_reference_checkpoints(
     engine.close()
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_model(tmp_path: Path, bits: int) -> None:
+    tensors = quantized(random_tensors(SMALL), SMALL, bits)
+    folder = write_official(tmp_path, tensors=tensors, quantization_bit=bits)
+    model = load_chatglm3(folder, "float32").model
+    engine = Engine(model, stop_ids=[], context=SMALL.context, batch=3)
+    prompts = [[5, 6, 7], list(range(10, 40)), [9] * 17]
+    running = [submit(engine, ids, 10) for ids in prompts]
+    assert [ids_of(one) for one in running] == [alone(model, ids, 10) for ids in prompts]
+    engine.close()
+
+
 def test_a_seed_repeats_whatever_runs_beside_it(engine: Engine) -> None:
     def sampled(seed: int | None) -> Request:
         return Request([5, 6, 7], 12, Sampling(temperature=1.5, top_p=0.95, seed=seed))
@@ -174,6 +186,23 @@ def test_the_first_token_comes_before_anything_else_is_computed(gate: Gate) -> N
     assert len(ids_of(second)) == 5
     assert len(list(first)) == 4
     assert 2 in gate.rows
+    engine.close()
+
+
+def test_a_prompt_is_cut_the_same_way_whatever_else_is_read(gate: Gate) -> None:
+    shapes: list[int] = []
+    engine = Engine(gate, stop_ids=[], context=64, batch=3, chunk=8)
+    model, gate.model = gate.model, None
+
+    def noted(**inputs: Any) -> Any:
+        shapes.append(inputs["input_ids"].shape[1])
+        return model(**inputs)
+
+    gate.model = noted
+    running = [submit(engine, list(range(5, 5 + length)), 1) for length in (5, 20, 3)]
+    gate.open()
+    assert [len(ids_of(one)) for one in running] == [1, 1, 1]
+    assert shapes == [5, 8, 8, 4, 3]
     engine.close()
 
 

@@ -159,8 +159,16 @@ def test_a_request_that_takes_too_long(loaded: LoadedGlm) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_fault_nobody_foresaw_leaves_no_one_waiting(loaded: LoadedGlm) -> None:
-    engine = serve(Faulty(loaded.model, KeyError("foreseen by no one"), at=5), batch=1)
+    taken = threading.Event()
+
+    class Held(Faulty):
+        def __call__(self, **inputs: Any) -> Any:
+            assert taken.wait(20)
+            return super().__call__(**inputs)
+
+    engine = serve(Held(loaded.model, KeyError("foreseen by no one"), at=5), batch=1)
     running, waiting = submit(engine, SHORT, 9), submit(engine, OTHER, 9)
+    taken.set()
     for generation in (running, waiting):
         with pytest.raises(EngineClosed, match=r"broke down: KeyError.*foreseen"):
             ids_of(generation)
