@@ -266,6 +266,8 @@ def run(arguments: list[str], *, debug: bool) -> int:
         _discard_output()
         return 0
     except OSError as error:
+        if debug:
+            traceback.print_exc()
         _discard_output()
         complain(f"Cannot write the output: {error.strerror or error}.")
         return 1

@@ -62,7 +62,9 @@ def delete(
     whole_store: Annotated[
         bool, typer.Option("--all", help="Delete the store itself, with every file in it.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --all.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before everything is deleted.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete files from a store, or a whole store."""
@@ -78,13 +80,15 @@ def delete(
         raise _empty_path()
     rag = build_rag(load_settings({"store": store}).settings)
     name = rag.settings.store
+    held = len(rag.catalog.get(name).hashes())
     if whole_store:
         if not yes:
-            held = len(rag.catalog.get(name).hashes())
             _confirm(f"Delete store {name} with {count(held, 'file')}?")
         deleted = delete_store(rag, name)
     else:
         names = files_under(rag, name, Path(under)) if under else files or []
+        if under and len(names) == held and not yes:  # also what `--under "$UNSET/"` comes to
+            _confirm(f"Delete every file of store {name}, {held:,} in all?")
         deleted = delete_files(rag, name, names)
     if as_json:
         print_json({"store": name, "deleted": deleted, "all": whole_store})
@@ -101,8 +105,8 @@ def _empty_path() -> PathError:
 
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("--all deletes the whole store.", do="Add --yes if that is meant.")
-    typer.confirm(question, abort=True)
+        raise UsageError("That deletes everything in the store.", do="Add --yes if that is meant.")
+    typer.confirm(question, abort=True, err=True)
 
 
 def reindex(store: StoreOption = None, as_json: JsonOption = False) -> None:
@@ -167,7 +171,9 @@ def _print_report(store: str, report: IngestReport) -> None:
     for item in report.rejected:
         complain(f"{item.name}: {item.message}")
     if report.rejected:
-        rest = "the others are in the store" if report.outcomes else "nothing else was found"
+        rest = (
+            "the others are in the store" if report.outcomes else "nothing else is new or unchanged"
+        )
         complain(f"{count(len(report.rejected), 'file')} not ingested; {rest}.")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ingest.chunk import Chunker
 from ingest.fence import ParserPool
-from ingest.pipeline import Ingestion, IngestReport, embed_documents
+from ingest.pipeline import Ingestion, IngestReport, embed_documents, storable_path
 from rag.build import OpenStore, Rag
 from rag.errors import StorageError, UnknownFile
 from rag.store.catalog import SHADOW_PREFIX
@@ -98,7 +98,7 @@ def files_under(rag: Rag, store_name: str, folder: Path) -> list[str]:
         UnknownStore: If there is no such store.
         UnknownFile: If none came from there.
     """
-    path = folder.resolve()
+    path = storable_path(folder.resolve())
     infos = rag.catalog.get(store_name).documents()
     names = [info.name for info in infos if Path(info.source).is_relative_to(path)]
     if not names:

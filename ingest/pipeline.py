@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -25,6 +26,8 @@ from rag.schema import Document, Passage
 from rag.store.changelog import NewDocument
 from rag.store.corpus import Outcome, Store
 from rag.terminal import Advance, Progress
+
+_ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +143,23 @@ class Ingestion:
         store = self._open_store()
         known = store.sources()
         outcomes: dict[str, Outcome] = {}
+        refused = {storable_path(item.path) for item in discovery.rejected}
+        folders = tuple(path + os.sep for path in refused - known.keys())  # perhaps unlisted ones
+        hidden = {source for source in known if folders and source.startswith(folders)}
         rejected = [
-            _rejection(item.name, item.error, kept=_holds(known, _storable(item.path)))
+            _rejection(
+                item.name,
+                item.error,
+                kept=(path := storable_path(item.path)) in known
+                or any(source.startswith(path + os.sep) for source in hidden),
+            )
             for item in discovery.rejected
         ]
         warnings: list[tuple[str, str]] = []
         waiting: list[_Parsed] = []
         chunks = 0
         for done, found in enumerate(discovery.files):
-            name, sha256 = known.get(_storable(found.path), (found.name, None))
+            name, sha256 = known.get(storable_path(found.path), (found.name, None))
             progress(Progress(done, len(discovery.files), name))
             try:
                 parsed = self._parse(found, sha256)
@@ -167,8 +178,8 @@ class Ingestion:
         if waiting:
             progress(Progress(len(discovery.files), len(discovery.files), "embedding"))
         chunks += self._commit(store, waiting, outcomes)
-        present = {_storable(found.path) for found in discovery.files}
-        roots = {_storable(root) for root in discovery.roots}
+        present = {storable_path(found.path) for found in discovery.files} | refused | hidden
+        roots = {storable_path(root) for root in discovery.roots}
         pruned = _prune(store, roots, present) if prune else ()
         return IngestReport(
             outcomes=outcomes,
@@ -195,8 +206,8 @@ class Ingestion:
             )
         return _Parsed(
             name=found.name,
-            source=_storable(found.path),
-            root=_storable(found.root),
+            source=storable_path(found.path),
+            root=storable_path(found.root),
             sha256=sha256,
             size=len(data),
             document=document,
@@ -257,9 +268,9 @@ def embed_documents(
     ]
 
 
-def _storable(root: Path) -> str:
-    """Return a folder's path as text that a database takes, whatever bytes it is made of."""
-    return str(root).encode("utf-8", "backslashreplace").decode()
+def storable_path(path: Path) -> str:
+    """Return a path as text that a database takes, whatever bytes it is made of."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _prune(store: Store, roots: set[str], present: set[str]) -> tuple[str, ...]:
@@ -280,15 +291,15 @@ def _lost_roots(store: Store) -> dict[str, int]:
     return {root: number for root, number in sorted(uses.items()) if _is_gone(root)}
 
 
-def _holds(known: Iterable[str], path: str) -> bool:
-    """Whether a file, or one inside a folder, is among the stored ones."""
-    inside = path + os.sep
-    return any(source == path or source.startswith(inside) for source in known)
-
-
 def _is_gone(source: str) -> bool:
+    """Whether there is no file of that stored path, read literally or with its escapes undone."""
+    undone = _ESCAPED_BYTE.sub(lambda match: chr(int(match[1], 16)), source)
+    return all(_is_missing(path) for path in {source, undone})
+
+
+def _is_missing(path: str) -> bool:
     try:
-        Path(source).lstat()
+        Path(path).lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:

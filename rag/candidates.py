@@ -38,7 +38,8 @@ FEATURES = (
 
 _WHOLE_LINES = (".pdf", ".docx", ".html", ".htm")
 _DIGIT = re.compile(r"[0-9]")
-_CLAUSE = re.compile(r"[，、；：,;:–—)）]+\s*|\s*\n\s*")
+# Never inside a number, a time or a span of years: 1,250 and 12:30 and 2019–2021 stay whole.
+_CLAUSE = re.compile(r"(?:[、；;)）]|(?<![0-9])[,:，：–—]|[,:，：–—](?![0-9]))+\s*|\s*\n\s*")
 _TABLE_RULE = re.compile(r"[\s|:+=-]+$")
 _HEADING = re.compile(r"#{1,6}\s")
 _NUMBER = re.compile(

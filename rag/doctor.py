@@ -114,11 +114,10 @@ def _embedder(settings: Settings) -> Finding:
 
 
 def _gpu(settings: Settings) -> Finding:
-    from rag.index.dense import FaissIndex, gpu_count
+    from rag.index.dense import FaissIndex
 
-    FaissIndex(1, device=settings.index_device)
-    gpus = gpu_count()
-    device = "CPU" if gpus == 0 or settings.index_device == "cpu" else f"{gpus} GPU"
+    index = FaissIndex(1, device=settings.index_device)
+    device = f"{index.gpus} GPU" if index.gpus else "CPU"
     return Finding("ok", "vector search", f"faiss on {device}")
 
 

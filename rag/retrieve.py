@@ -7,7 +7,6 @@ query is fit to be asked, is the caller's business.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -127,15 +126,10 @@ class Retriever:
         texts = [queries[number] for number in asked]
         dense: list[Ranking] = [[] for _ in texts]
         lexical: list[Ranking] = [[] for _ in texts]
-        # Side by side: most of what the embedder does, loading included, leaves the interpreter.
-        with ThreadPoolExecutor(1, thread_name_prefix="embed") as beside:
-            index = self._dense if texts and self._dense is not None and len(self._dense) else None
-            if index is not None:
-                vectors = beside.submit(self._embedder().encode_queries, texts)
-            if texts and self._lexical is not None:
-                lexical = self._lexical.search(texts, depth)
-            if index is not None:
-                dense = index.search(vectors.result(), depth)
+        if texts and self._dense is not None and len(self._dense):
+            dense = self._dense.search(self._embedder().encode_queries(texts), depth)
+        if texts and self._lexical is not None:
+            lexical = self._lexical.search(texts, depth)
         fused = self._fuse(texts, dense, lexical)
         found = [_Found([], {}, {}) for _ in queries]
         for number, ranking, near, matching in zip(asked, fused, dense, lexical, strict=True):

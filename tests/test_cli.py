@@ -23,7 +23,9 @@ def test_ask_json_has_the_documented_shape_and_exact_quotes(samples: Path, run: 
     done = run("ask", "How heavy is a JL-220 pump set once it's crated?", "--json")
     answer = done.json
     assert done.status == 0
-    assert set(answer) == {"answer", "refused", "unsupported", "citations", "store", "timings"}
+    assert set(answer) == {
+        "answer", "refused", "unsupported", "dropped", "citations", "store", "timings",
+    }  # fmt: skip
     assert answer["store"] == "samples"
     assert answer["refused"] is False
     assert "185 kg" in answer["answer"]
@@ -115,6 +117,7 @@ def test_what_came_from_a_folder_that_is_gone_is_named_and_can_be_deleted(
     assert_one_line(run("ingest", str(old), "--prune"), 2, "does not exist", "--under")
     assert_one_line(run("delete", "--under", str(tmp_path / "never")), 2, "No document")
     assert run("delete", "--under", str(old), "--json").json["deleted"] == 1
+    assert_one_line(run("delete", "--under", "/"), 2, "--yes")
     files = run("files", "--json").json["files"]
     sources = {file["source"] for file in files}
     assert sources == {str(new / "old.txt"), str(kept / "older.txt")}
@@ -134,6 +137,24 @@ def test_a_file_that_can_no_longer_be_read_keeps_its_text_and_says_so(
     assert "b.txt: The file is empty (0 bytes).\n" in done.err
     assert "1 of other formats (.xls 1) skipped" in done.out
     assert "70 litres" in run("ask", "How many litres does the tank hold?").out
+
+
+def test_pruning_spares_what_is_refused_whatever_bytes_its_name_is_made_of(
+    home: Path, tmp_path: Path, run: Run
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / os.fsdecode(b"na\xefve.txt")).write_text("The tank holds 70 litres.")
+    (folder / "other.txt").write_text("The pump is red.")
+    run("ingest", str(folder))
+    (folder / os.fsdecode(b"na\xefve.txt")).write_bytes(b"")
+    done = run("ingest", str(folder), "--prune", "--json").json
+    assert (done["pruned"], done["lost"]) == ([], {})
+    assert "keeps the version it had" in done["rejected"][0]["message"]
+    (folder / "other.txt").unlink()
+    assert run("ingest", str(folder), "--prune", "--json").json["pruned"] == ["other.txt"]
+    assert "70 litres" in run("ask", "How many litres does the tank hold?").out
+    assert run("delete", "--under", str(folder), "--yes", "--json").json["deleted"] == 1
 
 
 def test_files_of_the_same_name_from_two_folders_both_stay(

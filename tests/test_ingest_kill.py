@@ -25,10 +25,10 @@ WORDS = "泵 阀门 轴承 压力 温度 密封 pump valve bearing pressure seal
 
 
 def write_corpus(folder: Path, seed: int) -> None:
-    """Write FILES files; a different seed changes a third of them."""
+    """Write FILES files; another seed changes two thirds of them."""
     folder.mkdir(exist_ok=True)
     for number in range(FILES):
-        words = random.Random(seed if number % 3 == 0 else number)
+        words = random.Random(number if number % 3 == 0 else seed * FILES + number)
         text = " ".join(words.choice(WORDS) for _ in range(120))
         (folder / f"{number:03}.txt").write_text(f"Part {number}. {text}.\n", "utf-8")
 
@@ -98,16 +98,20 @@ def test_a_killed_ingest_loses_and_doubles_nothing(tmp_path: Path, converted_mod
     finish(ingest(corpus, tmp_path / "timing"))
     whole = time.monotonic() - begin
     moments = random.Random(2026)
-    for kill in range(KILLS):
-        write_corpus(corpus, seed=kill // 4)
+    kills = 0
+    for seed in range(1, 3 * KILLS):
+        write_corpus(corpus, seed)
         process = ingest(corpus, home)
         try:
-            process.wait(timeout=whole * moments.uniform(0.2, 1.0))
+            process.wait(timeout=whole * moments.uniform(0.3, 0.95))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kills += process.wait() == -signal.SIGKILL
         assert process.stderr is not None
         process.stderr.close()
+        if kills == KILLS:
+            break
+    assert kills == KILLS
     finish(ingest(corpus, home))
     finish(ingest(corpus, tmp_path / "fresh"))
     left, expected = contents(home), contents(tmp_path / "fresh")

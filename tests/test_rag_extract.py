@@ -207,6 +207,20 @@ def test_room_left_over_holds_whole_clauses_of_the_next_sentence(
     assert length_share(answer.text) <= 1
 
 
+@pytest.mark.parametrize(
+    ("text", "clauses"),
+    [
+        ("It cost 1,250,000 euros, and more.", ["It cost 1,250,000 euros", "and more."]),
+        ("At 12:30, in 2019–2021, it ran", ["At 12:30", "in 2019–2021", "it ran"]),
+        ("批准为人民币12,500,000元整，有效。", ["批准为人民币12,500,000元整", "有效。"]),
+        ("时间：12：30，地点：泵房", ["时间", "12：30", "地点", "泵房"]),
+        ("items 1, 2 and 3", ["items 1", "2 and 3"]),
+    ],
+)
+def test_no_clause_ends_inside_a_number(text: str, clauses: list[str]) -> None:
+    assert [text[start:end] for start, end in clause_spans(text, 0, len(text))] == clauses
+
+
 @given(_TEXTS)
 def test_clauses_are_in_order_and_leave_out_only_what_separates(text: str) -> None:
     for piece in cut_pieces(text):

@@ -46,13 +46,13 @@ class FaissIndex:
 
         self._faiss: Any = faiss
         self.dim = dim
-        gpus = gpu_count()
+        gpus = 0 if device == "cpu" else gpu_count()  # asking a GPU build without a driver aborts
         if device == "gpu" and gpus == 0:
             raise ConfigError(
                 "index_device is gpu, but the installed faiss sees no GPU.",
                 do="Install the gpu extra on a machine with CUDA, or set index_device to auto.",
             )
-        self.gpus = 0 if device == "cpu" else gpus
+        self.gpus = gpus
         if threads:
             faiss.omp_set_num_threads(threads)
         self._scratch = scratch_mib * 1024 * 1024
