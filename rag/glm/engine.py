@@ -30,13 +30,16 @@ from rag.errors import (
 from rag.glm.generation import End, Generation, Request
 from rag.glm.prefix import Prefix
 from rag.glm.rows import RowCache
-from rag.glm.sampling import Chooser
+from rag.glm.sampling import Chooser, Row, look
 
 PROMPT_CHUNK = 512
 """Prompt tokens read in per step: how long running requests may have to wait for newcomers."""
 
 _FAULTS = (RuntimeError, MemoryError, ValueError, IndexError, ArithmeticError)
 """What PyTorch and a model raise when a pass cannot be computed; out of memory is among them."""
+
+_SHALLOW = 64
+"""Who must see more of the likeliest tokens than this looks at the logits alone."""
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate", "cannot allocate")
 
@@ -281,7 +284,7 @@ class Engine:
             if job.read == len(job.ids):
                 self._filling = None
                 self._running.append(job)
-                self._give(job, logits[0])
+                self._give(job, self._looked_at(job, logits[0]))
 
     def _admit(self) -> bool:
         """Give the longest waiting request a row, if there is one."""
@@ -303,24 +306,45 @@ class Engine:
     def _decode(self) -> None:
         """Make one token for each running request."""
         jobs = list(self._running)
-        logits: list[torch.Tensor | YoujuError]
+        rows: list[Row | YoujuError | None]
         try:
-            logits = list(self._forward(0, jobs, [[job.last] for job in jobs]))
+            rows = self._looked(jobs, self._forward(0, jobs, [[job.last] for job in jobs]))
         except _FAULTS as error:
-            logits = [_named(error)]
+            rows = [_named(error)]
             if len(jobs) > 1:  # whose fault is it? alone, each one succeeds or is to blame
-                logits = [self._alone(row, job) for row, job in enumerate(jobs)]
+                rows = [self._alone(row, job) for row, job in enumerate(jobs)]
         for job in jobs:
             job.seen += 1
-        for job, found in zip(jobs, logits, strict=True):
-            if isinstance(found, YoujuError):
-                self._remove(job, End(None, error=found))
-            else:
-                self._give(job, found)
+        for job, found in zip(jobs, rows, strict=True):
+            self._give(job, found)
 
-    def _alone(self, row: int, job: _Job) -> torch.Tensor | YoujuError:
+    def _alone(self, row: int, job: _Job) -> Row | YoujuError | None:
         try:
-            return self._forward(row, [job], [[job.last]])[0]
+            logits = self._forward(row, [job], [[job.last]])
+        except _FAULTS as error:
+            return _named(error)
+        return self._looked_at(job, logits[0])
+
+    def _looked(self, jobs: list[_Job], logits: torch.Tensor) -> list[Row | YoujuError | None]:
+        """Look at a step's logits: together, but for those who must see all or only some ids."""
+        plain = [
+            place
+            for place, job in enumerate(jobs)
+            if job.chooser.depth <= _SHALLOW and not job.chooser.allowed
+        ]
+        rows: list[Row | YoujuError | None] = [None] * len(jobs)
+        if plain:
+            depth = max(jobs[place].chooser.depth for place in plain)
+            shown = logits if len(plain) == len(jobs) else logits[plain]
+            for place, row in zip(plain, look(shown, depth), strict=True):
+                rows[place] = row
+        for place in set(range(len(jobs))) - set(plain):
+            rows[place] = self._looked_at(jobs[place], logits[place])
+        return rows
+
+    def _looked_at(self, job: _Job, logits: torch.Tensor) -> Row | YoujuError | None:
+        try:
+            return look(logits[None], job.chooser.depth, job.chooser.allowed)[0]
         except _FAULTS as error:
             return _named(error)
 
@@ -350,11 +374,13 @@ class Engine:
         ).logits[:, -1]
         return logits
 
-    def _give(self, job: _Job, logits: torch.Tensor) -> None:
+    def _give(self, job: _Job, row: Row | YoujuError | None) -> None:
         """Choose a request's next token and hand it over; end it when it is time."""
         try:
-            token = job.chooser.choose(logits)
-        except GenerationFailed as error:
+            if isinstance(row, YoujuError):
+                raise row
+            token = job.chooser.choose(row)
+        except YoujuError as error:
             self._remove(job, End(None, error=error))
             return
         except _FAULTS as error:

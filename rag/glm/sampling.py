@@ -1,4 +1,7 @@
-"""How the next token is chosen from the logits of one text; knows no batch, no text, no model.
+"""How the next tokens are chosen from logits: looked at together, chosen for each text by itself.
+
+What is large stays on the model's device and is looked at once for a whole batch; the few likeliest
+tokens of each text come to the CPU, where its own random numbers decide.
 
 The official defaults are those of `chat` and `stream_chat` in the official modeling_chatglm.py:
 do_sample, temperature 0.8, top_p 0.8, and max_length 8192 for prompt and answer together. top_k
@@ -16,6 +19,9 @@ from rag.errors import ConfigError, GenerationFailed
 
 MOST_TOP_LOGPROBS = 20
 """Alternatives whose log-probability can be had for each token, as at OpenAI's endpoint."""
+
+ALL = 2**31
+"""A depth that takes the whole vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,48 @@ class Token:
     top: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of one text's logits, on the CPU.
+
+    Attributes:
+        best: The likeliest id; of equal ones the lowest, as `generate` takes it.
+        ids: (k,) the likeliest ids, likeliest first.
+        scores: (k,) float32, their logits.
+        log_total: Logarithm of the sum of exp(logit) over the whole vocabulary.
+    """
+
+    best: int
+    ids: torch.Tensor
+    scores: torch.Tensor
+    log_total: float
+
+
+def look(logits: torch.Tensor, depth: int, allowed: Sequence[int] = ()) -> list[Row | None]:
+    """Look at the logits of several texts at once.
+
+    Args:
+        logits: (texts, vocabulary), on any device.
+        depth: Likeliest tokens to take from each, > 0; more than there are takes all.
+        allowed: Ids that may be chosen; () for all.
+
+    Returns:
+        A row for each text; None where a logit is infinite or no number.
+    """
+    scores = logits.float()
+    finite = torch.isfinite(scores).all(-1).tolist()
+    totals = scores.logsumexp(-1).tolist()
+    names = torch.tensor(sorted(allowed), device=scores.device)
+    if allowed:
+        scores = scores[:, names]
+    best = scores.argmax(-1)
+    values, places = scores.topk(min(depth, scores.shape[-1]), dim=-1)
+    if allowed:
+        best, places = names[best], names[places]
+    columns = zip(best.tolist(), places.cpu(), values.cpu(), totals, finite, strict=True)
+    return [Row(*row) if fine else None for *row, fine in columns]
+
+
 class Chooser:
     """Chooses the tokens of one text, one after the other.
 
@@ -85,65 +133,55 @@ class Chooser:
         top_logprobs: int | None = None,
         beginnings: Sequence[Sequence[int]] = (),
     ) -> None:
-        from transformers import (
-            LogitsProcessorList,
-            TemperatureLogitsWarper,
-            TopKLogitsWarper,
-            TopPLogitsWarper,
-        )
-
-        self._top = top_logprobs
+        self._sampling, self._top = sampling, top_logprobs
         self._beginnings = [list(beginning) for beginning in beginnings]
-        self._numbers: torch.Generator | None = None
-        if not sampling.do_sample:
-            return
         self._numbers = torch.Generator()
         if sampling.seed is None:
             self._numbers.seed()
         else:
             self._numbers.manual_seed(sampling.seed)
-        self._cuts = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
-        if sampling.top_k:
-            self._cuts.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            self._cuts.append(TopPLogitsWarper(sampling.top_p))
 
-    def choose(self, logits: torch.Tensor) -> Token:
+    @property
+    def allowed(self) -> list[int]:
+        """Ids that may come next; [] for any."""
+        return sorted({beginning[0] for beginning in self._beginnings})
+
+    @property
+    def depth(self) -> int:
+        """How many of the likeliest tokens it must be shown."""
+        drawn = (self._sampling.top_k or ALL) if self._sampling.do_sample else 1
+        return max(drawn, self._top or 1)
+
+    def choose(self, row: Row | None) -> Token:
         """Return the next token.
 
         Args:
-            logits: (vocabulary,), on any device.
+            row: At least `depth` deep, and of `allowed` ids only.
 
         Raises:
-            GenerationFailed: If a logit is infinite or no number.
+            GenerationFailed: If the row is None.
         """
-        scores = logits.float()
-        if not bool(torch.isfinite(scores).all()):
+        if row is None:
             raise GenerationFailed(
                 "The model computed logits that are no finite numbers.",
                 do="Use dtype bfloat16 or float32 instead of float16, or check the weights.",
             )
-        open_ = _only(scores, {beginning[0] for beginning in self._beginnings})
-        if self._numbers is None:
-            chosen = int(open_.argmax())
-        else:
-            # Drawn on the CPU: the same seed then gives the same tokens on every device.
-            shares = self._cuts(None, open_[None])[0].softmax(-1).cpu()
-            chosen = int(torch.multinomial(shares, 1, generator=self._numbers))
+        chosen = self._drawn(row) if self._sampling.do_sample else row.best
         rest = [beginning[1:] for beginning in self._beginnings if beginning[0] == chosen]
         self._beginnings = [] if [] in rest else rest
         if self._top is None:
             return Token(chosen)
-        logs = scores.log_softmax(-1)
-        best = logs.topk(min(self._top, len(logs)))
-        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        return Token(chosen, float(logs[chosen]), top)
+        ids, logs = row.ids.tolist(), (row.scores - row.log_total).tolist()
+        top = tuple(zip(ids[: self._top], logs[: self._top], strict=True))
+        # The likeliest may be one of several equal ones, and not the one that comes first.
+        place = ids.index(chosen) if self._sampling.do_sample else 0
+        return Token(chosen, logs[place], top)
 
-
-def _only(scores: torch.Tensor, allowed: set[int]) -> torch.Tensor:
-    """The scores with all but the allowed ids ruled out; an empty set allows all."""
-    if not allowed:
-        return scores
-    masked = torch.full_like(scores, float("-inf"))
-    masked[list(allowed)] = scores[list(allowed)]
-    return masked
+    def _drawn(self, row: Row) -> int:
+        """Draw from the likeliest that together reach top_p, out of the top_k likeliest."""
+        sampling = self._sampling
+        kept = row.scores[: sampling.top_k or ALL] / sampling.temperature
+        shares = kept.softmax(-1)
+        before = shares.cumsum(-1) - shares
+        shares = shares.masked_fill(before >= sampling.top_p, 0)  # the first stays: none is before
+        return int(row.ids[torch.multinomial(shares, 1, generator=self._numbers)])
