@@ -53,7 +53,8 @@ def guarded(tmp_path: Path, home: Path) -> dict[str, str]:
     """An environment in which the commands report and refuse outside connections.
 
     The guard sees what Python code does in the command's own process, not sockets that native
-    libraries open by themselves, nor the parser's worker, which runs isolated. The model is converted already; that converting it opens none either is a slow test's.
+    libraries open by themselves, nor the parser's worker, which runs isolated. The model is
+    converted already; that converting it opens none either is a slow test's.
     """
     site = tmp_path / "guard"
     site.mkdir()
