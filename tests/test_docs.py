@@ -62,6 +62,22 @@ def test_the_readme_commands_run(home: Path, tmp_path: Path) -> None:
     assert '"refused": false' in done.stdout
 
 
+def test_the_demonstration_answers_three_questions_and_refuses_the_fourth(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "samples/demo.py")],
+        env={**os.environ, "YOUJU_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    _, *answers = re.split(r"^\$ \.venv/bin/youju ask .*$", done.stdout, flags=re.M)
+    assert len(answers) == 4
+    assert all(re.search(r"^\[1\] .*, characters \d+-\d+$", a, re.M) for a in answers[:3])
+    assert "The documents hold no answer to this question." in answers[3]
+    assert "[1]" not in answers[3]
+
+
 @pytest.mark.parametrize("readme", READMES)
 def test_the_readme_names_real_things(readme: str) -> None:
     text = (ROOT / readme).read_text("utf-8")

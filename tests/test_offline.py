@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,9 +50,11 @@ PROVOKED = {
 
 @pytest.fixture
 def guarded(tmp_path: Path, home: Path) -> dict[str, str]:
-    """An environment in which every Python process reports and refuses outside connections.
+    """An environment in which the commands report and refuse outside connections.
 
-    The model is converted already; that converting it opens none either is a slow test's.
+    The guard sees what Python code does in the command's own process, not sockets that native
+    libraries open by themselves, nor the parser's worker, which runs isolated. The model is
+    converted already; that converting it opens none either is a slow test's.
     """
     site = tmp_path / "guard"
     site.mkdir()
@@ -94,6 +97,8 @@ def test_nothing_phones_home(guarded: dict[str, str], tmp_path: Path) -> None:
     corpus.mkdir()
     (corpus / "a.md").write_text("# Pump\n\nThe pump delivers 40 litres a minute.\n", "utf-8")
     (corpus / "b.html").write_text("<h1>阀门</h1><p>阀门每年检查一次。</p>", "utf-8")
+    for name in ("travel-expense-2025-zh.docx", "../sales/warranty-policy-2025-en.pdf"):
+        shutil.copy(Path(__file__).resolve().parents[1] / "samples/corpus/hr" / name, corpus)
     data = tmp_path / "data"
     (data / "qrels").mkdir(parents=True)
     passage = {"_id": "d1", "title": "", "text": "The pump delivers 40 litres a minute."}

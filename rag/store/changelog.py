@@ -137,8 +137,9 @@ class ChangeLog:
         """Append the changes to the log.
 
         The numbers of a transaction follow each other; before the first comes a random gap. A
-        database put back from a backup thus never gives out a number again, and an index that
-        has followed the lost history notices: its number is not in the log.
+        database put back from a backup thus gives a number out again only by a chance of one in
+        millions, and an index that has followed the lost history notices: its number is not in
+        the log.
         """
         if not self._changes:
             return
