@@ -165,15 +165,13 @@ def _print_report(store: str, report: IngestReport) -> None:
         say(f"Note: {file}: {text}")
     for folder, documents in report.lost.items():
         say(
-            f"Note: {folder} is gone; {count(documents, 'document')} that came from it stay until "
-            "`youju delete --under` names it."
+            f"Note: {folder} is gone; what came from it ({count(documents, 'document')}) is kept "
+            "until `youju delete --under` names it."
         )
     for item in report.rejected:
         complain(f"{item.name}: {item.message}")
     if report.rejected:
-        rest = (
-            "the others are in the store" if report.outcomes else "nothing else is new or unchanged"
-        )
+        rest = "the others are in the store" if report.outcomes else "no other file was found"
         complain(f"{count(len(report.rejected), 'file')} not ingested; {rest}.")
 
 

@@ -24,7 +24,7 @@ from rag.errors import DocumentRejected
 from rag.protocols import Embedder
 from rag.schema import Document, Passage
 from rag.store.changelog import NewDocument
-from rag.store.corpus import Outcome, Store
+from rag.store.corpus import DocumentInfo, Outcome, Store
 from rag.terminal import Advance, Progress
 
 _ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
@@ -278,11 +278,18 @@ def _prune(store: Store, roots: set[str], present: set[str]) -> tuple[str, ...]:
     gone = tuple(
         info.name
         for info in store.documents()
-        if info.root in roots and info.source not in present and _is_gone(info.source)
+        if _inside(info, roots) and info.source not in present and _is_gone(info.source)
     )
     if gone:
         store.delete(gone, missing_ok=True)
     return gone
+
+
+def _inside(info: DocumentInfo, roots: set[str]) -> bool:
+    """Whether a document came from one of the folders, or from anywhere below."""
+    return info.root in roots or any(
+        info.source.startswith(root.rstrip(os.sep) + os.sep) for root in roots
+    )
 
 
 def _lost_roots(store: Store) -> dict[str, int]:

@@ -163,7 +163,7 @@ def _options(
     for index in np.argsort(-probabilities, kind="stable")[: 3 * _SHORTLIST].tolist():
         piece = candidates.pieces[index]
         shown = show(hits[piece.hit].chunk.text, piece)
-        key = _NOT_WORD.sub("", unicodedata.normalize("NFKC", shown)).casefold() or shown
+        key = _bare(shown) or shown
         probability = float(probabilities[index])
         if key in options:
             known = options[key]
@@ -171,6 +171,11 @@ def _options(
         elif len(options) < _SHORTLIST:
             options[key] = _Option(piece, probability, shown, length_share(shown + _mark(1, shown)))
     return sorted(options.values(), key=lambda option: -option.probability)
+
+
+def _bare(shown: str) -> str:
+    """A text's letters and digits alone, by which repeated sentences are known."""
+    return _NOT_WORD.sub("", unicodedata.normalize("NFKC", shown)).casefold()
 
 
 def _choose(options: list[_Option]) -> list[_Option]:
@@ -218,7 +223,9 @@ def _excerpt(option: _Option, beside: list[_Option], hits: Sequence[Hit]) -> _Op
             part = _part(option, text, clauses[first][0], clauses[last][1])
             if not _fit([*beside, part]):
                 break  # nor does a longer run from here
-            if best is None or part.share > best.share:
+            if any(_bare(part.shown) in _bare(other.shown) for other in beside):
+                pass  # said already
+            elif best is None or part.share > best.share:
                 best = part
             last += 1
     return best if best and best.share >= MIN_EXCERPT_SHARE else None

@@ -113,7 +113,10 @@ def test_what_came_from_a_folder_that_is_gone_is_named_and_can_be_deleted(
     report = run("ingest", str(new), "--prune", "--json").json
     assert (report["added"], report["pruned"]) == (["new/old.txt"], [])
     assert report["lost"] == {str(old): 1}
-    assert f"Note: {old} is gone; 1 document" in run("ingest", str(new), "--prune").out
+    assert (
+        f"Note: {old} is gone; what came from it (1 document)"
+        in run("ingest", str(new), "--prune").out
+    )
     assert_one_line(run("ingest", str(old), "--prune"), 2, "does not exist", "--under")
     assert_one_line(run("delete", "--under", str(tmp_path / "never")), 2, "No document")
     assert run("delete", "--under", str(old), "--json").json["deleted"] == 1
@@ -137,6 +140,23 @@ def test_a_file_that_can_no_longer_be_read_keeps_its_text_and_says_so(
     assert "b.txt: The file is empty (0 bytes).\n" in done.err
     assert "1 of other formats (.xls 1) skipped" in done.out
     assert "70 litres" in run("ask", "How many litres does the tank hold?").out
+
+
+def test_pruning_a_folder_reaches_what_came_from_below_it(
+    home: Path, tmp_path: Path, run: Run
+) -> None:
+    below = tmp_path / "docs/sub"
+    below.mkdir(parents=True)
+    (tmp_path / "docs/top.txt").write_text("The pump is red.")
+    for name in ("a", "b"):
+        (below / f"{name}.txt").write_text(f"The valve {name} is blue.")
+    run("ingest", str(below))
+    (below / "a.txt").unlink()
+    assert run("ingest", str(tmp_path / "docs"), "--prune", "--json").json["pruned"] == ["a.txt"]
+    (below / "b.txt").unlink()
+    below.rmdir()
+    done = run("ingest", str(tmp_path / "docs"), "--prune", "--json").json
+    assert (done["pruned"], done["lost"]) == (["b.txt"], {})
 
 
 def test_pruning_spares_what_is_refused_whatever_bytes_its_name_is_made_of(
