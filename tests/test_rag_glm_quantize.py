@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from rag.errors import CheckpointError
 from rag.glm.inspection import inspect_folder
+from rag.glm.keys import SCALE_SUFFIX
 from rag.glm.load import load_chatglm3
-from rag.glm.packing import Packed, pack
+from rag.glm.packing import Bits, Packed, pack
 from rag.glm.quantize import quantize
 from rag.glm.quantized_linear import QuantizedLinear
 
@@ -141,6 +142,39 @@ def test_official_quantised_weights_stay_numbers_in_memory(tmp_path: Path, bits:
         kept = loaded(input_ids=IDS).logits
         plain = load_chatglm3(model, "float32", keep_quantized=False).model(input_ids=IDS).logits
     assert relative(kept, plain) < (1e-5 if bits == 8 else 0.02)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_official_scales_may_have_any_floating_type(
+    tmp_path: Path, bits: int, dtype: torch.dtype
+) -> None:
+    tensors = quantized(random_tensors(), SMALL, bits)
+    tensors |= {n: t.to(dtype) for n, t in tensors.items() if n.endswith(SCALE_SUFFIX)}
+    model = write_official(tmp_path / "q", tensors=tensors, quantization_bit=bits)
+    with torch.inference_mode():
+        kept = load_chatglm3(model, "float32").model(input_ids=IDS).logits
+        plain = load_chatglm3(model, "float32", keep_quantized=False).model(input_ids=IDS).logits
+    assert relative(kept, plain) < (1e-5 if bits == 8 else 0.02)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 127 * 65504.0), (4, 8 * 65504.0)])
+def test_a_weight_that_its_scale_cannot_hold_is_refused(bits: Bits, most: float) -> None:
+    assert pack(torch.tensor([[most, 0.0]]), bits).scale.abs().item() == 65504
+    with pytest.raises(ValueError, match="whose scale float16 cannot hold"):
+        pack(torch.tensor([[most * 1.001, 0.0]]), bits)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_packing_row_block_by_row_block_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, bits: Bits
+) -> None:
+    weight = torch.randn(10, 256, generator=torch.Generator().manual_seed(1))
+    whole = pack(weight, bits)
+    monkeypatch.setattr("rag.glm.packing._ROWS_AT_ONCE", 3)
+    parts = pack(weight, bits)
+    assert torch.equal(whole.numbers, parts.numbers)
+    assert torch.equal(whole.scale, parts.scale)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

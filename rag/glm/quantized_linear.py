@@ -112,21 +112,24 @@ def _graph(openvino: Any, packed: Packed) -> Any:  # noqa: ANN401  an untyped li
     from openvino import opset13 as op
 
     rows, columns = packed.numbers.shape[0], packed.columns
-    scale = packed.scale.numpy()
+    # Official checkpoints may have scales of another type than float16; float32 holds them all.
+    kind = "f16" if packed.scale.dtype == torch.float16 else "f32"
+    scale = packed.scale.to(torch.float16 if kind == "f16" else torch.float32).numpy()
     if packed.bits == 8:
-        numbers = op.convert(op.constant(packed.numbers.numpy()), "f16")
+        numbers = op.convert(op.constant(packed.numbers.numpy()), kind)
         weight = op.multiply(numbers, op.constant(scale))
     else:
         groups = scale.shape[1]
         size = openvino.Shape([rows, groups, columns // groups])
         stored = openvino.Tensor(openvino.Type.u4, size)  # memory of its own: it outlives `packed`
         stored.data.reshape(-1)[:] = packed.numbers.numpy().reshape(-1)
-        eight = op.convert(op.constant(np.full((1, 1, 1), 8, np.uint8)), "f16")
-        numbers = op.subtract(op.convert(op.constant(stored), "f16"), eight)
+        eight = op.convert(op.constant(np.full((1, 1, 1), 8, np.uint8)), kind)
+        numbers = op.subtract(op.convert(op.constant(stored), kind), eight)
         weight = op.multiply(numbers, op.constant(scale[..., None]))
         weight = op.reshape(weight, op.constant([rows, columns]), special_zero=False)
     states = op.parameter([-1, columns], openvino.Type.f32)
-    product = op.matmul(states, op.convert(weight, "f32"), False, True)
+    weight = op.convert(weight, "f32") if kind == "f16" else weight
+    product = op.matmul(states, weight, False, True)
     return openvino.Model([product], [states], "linear")
 
 
