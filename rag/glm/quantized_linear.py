@@ -66,13 +66,7 @@ class _OpenVinoProduct:
 
     def __init__(self, packed: Packed) -> None:
         openvino = import_openvino()
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": _threads(),
-            "ENABLE_CPU_PINNING": False,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP[packed.bits],
-        }
+        options = cpu_options(packed.bits)
         try:
             compiled = openvino.Core().compile_model(_graph(openvino, packed), "CPU", options)
             self._request = compiled.create_infer_request()
@@ -88,6 +82,17 @@ class _OpenVinoProduct:
         with self._lock:
             found = self._request.infer({0: inputs}, share_inputs=True, share_outputs=True)[0]
             return torch.from_numpy(found.copy())
+
+
+def cpu_options(bits: int) -> dict[str, Any]:
+    """Return with which settings OpenVINO compiles a layer of so many bits."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": _threads(),
+        "ENABLE_CPU_PINNING": False,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP[bits],
+    }
 
 
 def leave_cores_to_openvino() -> None:
