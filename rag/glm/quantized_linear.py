@@ -28,7 +28,9 @@ class QuantizedLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untype
     Safe to share between threads: one product at a time.
 
     Args:
-        packed: (n, k); not kept on a CPU, where OpenVINO holds a rearranged copy.
+        packed: (n, k); do not change it afterwards. On a CPU its memory is kept and read again at
+            the first product, when OpenVINO makes a rearranged copy: mapped from a file, it is
+            memory that the system can take back at any time.
         bias: (n,) or None.
         device: "cpu" or a CUDA device.
 
@@ -70,6 +72,7 @@ class _OpenVinoProduct:
         try:
             compiled = openvino.Core().compile_model(_graph(openvino, packed), "CPU", options)
             self._request = compiled.create_infer_request()
+            self._packed = packed  # the graph reads its memory
         except RuntimeError as error:
             raise ModelError(
                 f"OpenVINO cannot build a quantised layer: {str(error).splitlines()[0]}.",
@@ -121,15 +124,15 @@ def _graph(openvino: Any, packed: Packed) -> Any:  # noqa: ANN401  an untyped li
     kind = "f16" if packed.scale.dtype == torch.float16 else "f32"
     scale = packed.scale.to(torch.float16 if kind == "f16" else torch.float32).numpy()
     if packed.bits == 8:
-        numbers = op.convert(op.constant(packed.numbers.numpy()), kind)
+        stored = openvino.Tensor(packed.numbers.numpy(), shared_memory=True)
+        numbers = op.convert(op.constant(stored, shared_memory=True), kind)
         weight = op.multiply(numbers, op.constant(scale))
     else:
         groups = scale.shape[1]
         size = openvino.Shape([rows, groups, columns // groups])
-        stored = openvino.Tensor(openvino.Type.u4, size)  # memory of its own: it outlives `packed`
-        stored.data.reshape(-1)[:] = packed.numbers.numpy().reshape(-1)
+        stored = openvino.Tensor(packed.numbers.numpy(), size, openvino.Type.u4)  # shared
         eight = op.convert(op.constant(np.full((1, 1, 1), 8, np.uint8)), kind)
-        numbers = op.subtract(op.convert(op.constant(stored), kind), eight)
+        numbers = op.subtract(op.convert(op.constant(stored, shared_memory=True), kind), eight)
         weight = op.multiply(numbers, op.constant(scale[..., None]))
         weight = op.reshape(weight, op.constant([rows, columns]), special_zero=False)
     states = op.parameter([-1, columns], openvino.Type.f32)
