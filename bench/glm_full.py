@@ -55,7 +55,7 @@ write_json(folder / "config.json", config)
 print(shape.parameters)
 """
 RUN = """
-import json, os, resource, sys, time, torch
+import json, os, sys, time, torch
 from rag.glm.load import load_chatglm3
 from rag.glm.source import open_source
 from pathlib import Path
@@ -77,8 +77,7 @@ with torch.inference_mode():
     first = generate(1)
     token_s = (generate(tokens + 1) - first) / tokens
 pages = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-own, file = (int(pages[name].split()[0]) / 2**20 for name in ("RssAnon", "RssFile"))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+peak, own, file = (int(pages[name].split()[0]) / 2**20 for name in ("VmHWM", "RssAnon", "RssFile"))
 threads = len(os.sched_getaffinity(0))
 torch.set_num_threads(threads)
 block = torch.empty(2**27, dtype=torch.int64).fill_(1)

@@ -222,6 +222,8 @@ def test_the_same_files_every_time_and_inspect_says_what_they_are(tmp_path: Path
     assert (found["layout"], found["quantization_bits"], found["made_by"]) == (
         "native", 4, "quantize",
     )  # fmt: skip
+    assert found["quantized_by"] == "youju, format 1, a scale per 128 columns"
+    assert inspect_folder(model).to_json()["quantized_by"] is None
     assert found["bytes"] == sum(tensor.nbytes for tensor in stored.values())
     assert load_chatglm3(tmp_path / "a").tokenizer is not None
 
@@ -269,6 +271,15 @@ def test_the_command(tmp_path: Path, run: Run) -> None:
     assert_one_line(wrong, 2, "8 or 4")
     again = run("glm", "quantize", str(tmp_path / "q"), str(tmp_path / "x"))
     assert_one_line(again, 1, "quantised already, to 4 bits")
+    write_official(tmp_path / "prefix", pre_seq_len=7)
+    refused = run("glm", "quantize", str(tmp_path / "prefix"), str(tmp_path / "x"))
+    assert_one_line(refused, 1, "is a P-Tuning checkpoint")
+    official = quantized(random_tensors(), SMALL, 8)
+    write_official(tmp_path / "int8", tensors=official, quantization_bit=8)
+    shown = run("glm", "inspect", str(tmp_path / "int8"), "--json")
+    assert shown.json["quantized_by"] == "official, a scale per row"
+    again = run("glm", "quantize", str(tmp_path / "int8"), str(tmp_path / "x"), "--bits", "4")
+    assert_one_line(again, 1, "quantised already, to 8 bits")
     assert_one_line(run("glm", "export", str(tmp_path / "q"), str(tmp_path / "x")), 1, "4 bits")
     assert not (tmp_path / "x").exists()
 
@@ -292,6 +303,25 @@ def test_a_gpu_multiplies_the_same_numbers(bits: int) -> None:
     states = torch.randn(3, 512)
     expected = states @ packed.weight(torch.float32).T
     assert relative(layer(states.to("cuda")).float().cpu(), expected) < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_folder_loads_onto_a_gpu(tmp_path: Path, bits: Bits) -> None:
+    tensors = {name: tensor * 0.1 for name, tensor in random_tensors(WIDE).items()}
+    quantize(write_official(tmp_path / "model", WIDE, tensors=tensors), tmp_path / "q", bits)
+    glm = load_chatglm3(tmp_path / "q", "bfloat16", "cuda").model
+    with torch.inference_mode():
+        expected = load_chatglm3(tmp_path / "q", "float32", keep_quantized=False).model(
+            input_ids=IDS
+        ).logits  # fmt: skip
+        found = glm(input_ids=IDS.to("cuda")).logits
+        assert found.device.type == "cuda"
+        assert relative(found.float().cpu(), expected) < 0.05
+        out = glm.generate(
+            IDS.to("cuda"), max_new_tokens=8, do_sample=False, eos_token_id=None
+        )  # fmt: skip
+    assert out.shape == (1, IDS.shape[1] + 8)
 
 
 def test_the_gpu_benchmark_runs_and_says_when_there_is_no_gpu(
