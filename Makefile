@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-glm \
-	bench-glm-batch bench-glm-linear bench-glm-full bench-glm-gpu clean
+	bench-glm-batch bench-glm-quantize bench-glm-linear bench-glm-full bench-glm-gpu clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -60,6 +60,9 @@ bench-glm: .venv/installed  ## Peak memory of converting and loading ChatGLM3 (4
 
 bench-glm-batch: .venv/installed  ## Many requests at once: our engine beside transformers' own ways
 	$(BIN)/python -m bench.glm_batch
+
+bench-glm-quantize: .venv/installed  ## Quantising ChatGLM3: size, memory, error (6 GB of disk, 8 of memory)
+	$(BIN)/python -m bench.glm_quantize
 
 bench-glm-linear: .venv/installed  ## One matrix of ChatGLM3-6B: bfloat16 and 8 or 4 bits on this CPU
 	$(BIN)/python -m bench.glm_linear

@@ -5,7 +5,10 @@
 The quantised folder is written with random numbers straight away: what a weight is makes no
 difference to speed or memory, and so no 12.5 GB of float16 are needed. Loading and generating is
 the product's own, in a process of its own. `bound_tokens_s` is how often all weights can be read
-in a second, at the read bandwidth measured in the same process with as many threads.
+in a second, at the read bandwidth measured in the same process with as many threads, once the
+memory is noted: `own_gib` is what nothing but the process's end frees, `mapped_gib` are pages of
+the stored file, which the system takes back when it needs them. `first_s` is the first prompt and
+token, for which OpenVINO rearranges the weights.
 """
 
 from __future__ import annotations
@@ -55,8 +58,8 @@ RUN = """
 import json, os, sys, time, torch
 from rag.glm.load import load_chatglm3
 from rag.glm.source import open_source
-folder, prompt, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 from pathlib import Path
+folder, prompt, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 weights = open_source(Path(folder)).weights
 read = sum(i.nbytes for n, i in weights.tensors.items() if n != "model.embed_tokens.weight")
 begin = time.perf_counter()
@@ -70,9 +73,11 @@ def generate(count):
     assert out.shape[1] == prompt + count
     return time.perf_counter() - begin
 with torch.inference_mode():
-    generate(2)
+    first_s = generate(2)
     first = generate(1)
     token_s = (generate(tokens + 1) - first) / tokens
+pages = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+peak, own, file = (int(pages[name].split()[0]) / 2**20 for name in ("VmHWM", "RssAnon", "RssFile"))
 threads = len(os.sched_getaffinity(0))
 torch.set_num_threads(threads)
 block = torch.empty(2**27, dtype=torch.int64).fill_(1)
@@ -82,14 +87,12 @@ bytes_s = max(bandwidth() for _ in range(6))
 bound = bytes_s / read
 print(json.dumps({
     "threads": threads, "weights_read_a_token_gb": round(read / 1e9, 3),
-    "load_s": round(load_s, 1), "prefill_tokens_s": round(prompt / first, 1),
+    "peak_gib": round(peak, 2), "own_gib": round(own, 2), "mapped_gib": round(file, 2),
+    "load_s": round(load_s, 1), "first_s": round(first_s, 1),
+    "prefill_tokens_s": round(prompt / first, 1),
     "tokens_s": round(1 / token_s, 2), "read_gb_s": round(bytes_s / 1e9, 1),
     "bound_tokens_s": round(bound, 2), "share_of_bound": round(1 / token_s / bound, 3)}))
 """
-MEASURED = (
-    "import json, sys; from bench.process import run; c = run(['-c', *sys.argv[1:]], {});"
-    "print(json.dumps({'peak_mib': round(c.peak_mib), **json.loads(c.output)}))"
-)
 
 
 def main() -> None:
@@ -105,9 +108,8 @@ def main() -> None:
         model = f"{folder}/model"
         written = run(["-c", WRITE, model, str(arguments.bits), str(arguments.layers)], {})
         stored = sum(path.stat().st_size for path in Path(model).iterdir())
-        # In a grandchild, so that its peak is not hidden by the writer's.
         sizes = [str(arguments.prompt), str(arguments.tokens)]
-        found = json.loads(run(["-c", MEASURED, RUN, model, *sizes], {}).output)
+        found = json.loads(run(["-c", RUN, model, *sizes], {}).output)
     head = {
         "bits": arguments.bits,
         "parameters": int(written.output),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from safetensors.torch import load_file
 
 from rag.errors import CheckpointError
 from rag.glm.inspection import inspect_folder
+from rag.glm.keys import SCALE_SUFFIX
 from rag.glm.load import load_chatglm3
-from rag.glm.packing import Packed, pack
+from rag.glm.packing import Bits, pack
 from rag.glm.quantize import quantize
 from rag.glm.quantized_linear import QuantizedLinear
 
@@ -94,9 +97,8 @@ def test_a_layer_multiplies_what_its_numbers_stand_for(
     packed = pack(weight, 8 if bits == 8 else 4)
     expected = packed.weight(torch.float32)
     layer = QuantizedLinear(packed, torch.arange(96.0))
-    numbers, scale = packed.numbers.clone(), packed.scale.clone()
-    packed.numbers.zero_()  # the layer has a copy of its own
-    packed.scale.zero_()
+    del packed  # the layer keeps what it needs
+    gc.collect()
     for shape in ((columns,), (1, columns), (2, 33, columns), (0, columns)):
         states = torch.randn(shape, generator=generator)
         wanted = states @ expected.T + torch.arange(96.0)
@@ -106,7 +108,6 @@ def test_a_layer_multiplies_what_its_numbers_stand_for(
             assert relative(found, wanted) < bound
     half = layer(torch.ones(1, columns, dtype=torch.bfloat16))
     assert half.dtype == torch.bfloat16
-    assert Packed(numbers, scale).columns == columns
 
 
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.25)])
@@ -144,6 +145,53 @@ def test_official_quantised_weights_stay_numbers_in_memory(tmp_path: Path, bits:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_official_scales_may_have_any_floating_type(
+    tmp_path: Path, bits: int, dtype: torch.dtype
+) -> None:
+    tensors = quantized(random_tensors(), SMALL, bits)
+    tensors |= {n: t.to(dtype) for n, t in tensors.items() if n.endswith(SCALE_SUFFIX)}
+    model = write_official(tmp_path / "q", tensors=tensors, quantization_bit=bits)
+    with torch.inference_mode():
+        kept = load_chatglm3(model, "float32").model(input_ids=IDS).logits
+        plain = load_chatglm3(model, "float32", keep_quantized=False).model(input_ids=IDS).logits
+    assert relative(kept, plain) < (1e-5 if bits == 8 else 0.02)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 127 * 65504.0), (4, 8 * 65504.0)])
+def test_a_weight_that_its_scale_cannot_hold_is_refused(bits: Bits, most: float) -> None:
+    assert pack(torch.tensor([[most, 0.0]]), bits).scale.abs().item() == 65504
+    with pytest.raises(ValueError, match="whose scale float16 cannot hold"):
+        pack(torch.tensor([[most * 1.001, 0.0]]), bits)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_packing_row_block_by_row_block_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, bits: Bits
+) -> None:
+    weight = torch.randn(10, 256, generator=torch.Generator().manual_seed(1))
+    whole = pack(weight, bits)
+    monkeypatch.setattr("rag.glm.packing._ROWS_AT_ONCE", 3)
+    parts = pack(weight, bits)
+    assert torch.equal(whole.numbers, parts.numbers)
+    assert torch.equal(whole.scale, parts.scale)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_loaded_model_outlives_its_folder(tmp_path: Path, bits: Bits) -> None:
+    model = write_official(tmp_path / "model", WIDE, tensors=random_tensors(WIDE))
+    quantize(model, tmp_path / "q", bits, shard_bytes=2**18)
+    assert len(list((tmp_path / "q").glob("*.safetensors"))) > 1
+    glm, same = (load_chatglm3(tmp_path / "q", "float32").model for _ in range(2))
+    with torch.inference_mode():
+        expected = same(input_ids=IDS).logits
+        shutil.rmtree(tmp_path / "q")
+        gc.collect()
+        assert torch.equal(glm(input_ids=IDS).logits, expected)
+        assert torch.equal(glm(input_ids=IDS.repeat(3, 1)).logits[2], expected[0])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
 def test_a_quantised_model_generates_the_same_alone_and_in_a_batch(
     tmp_path: Path, bits: int
 ) -> None:
@@ -174,6 +222,8 @@ def test_the_same_files_every_time_and_inspect_says_what_they_are(tmp_path: Path
     assert (found["layout"], found["quantization_bits"], found["made_by"]) == (
         "native", 4, "quantize",
     )  # fmt: skip
+    assert found["quantized_by"] == "youju, format 1, a scale per 128 columns"
+    assert inspect_folder(model).to_json()["quantized_by"] is None
     assert found["bytes"] == sum(tensor.nbytes for tensor in stored.values())
     assert load_chatglm3(tmp_path / "a").tokenizer is not None
 
@@ -221,6 +271,15 @@ def test_the_command(tmp_path: Path, run: Run) -> None:
     assert_one_line(wrong, 2, "8 or 4")
     again = run("glm", "quantize", str(tmp_path / "q"), str(tmp_path / "x"))
     assert_one_line(again, 1, "quantised already, to 4 bits")
+    write_official(tmp_path / "prefix", pre_seq_len=7)
+    refused = run("glm", "quantize", str(tmp_path / "prefix"), str(tmp_path / "x"))
+    assert_one_line(refused, 1, "is a P-Tuning checkpoint")
+    official = quantized(random_tensors(), SMALL, 8)
+    write_official(tmp_path / "int8", tensors=official, quantization_bit=8)
+    shown = run("glm", "inspect", str(tmp_path / "int8"), "--json")
+    assert shown.json["quantized_by"] == "official, a scale per row"
+    again = run("glm", "quantize", str(tmp_path / "int8"), str(tmp_path / "x"), "--bits", "4")
+    assert_one_line(again, 1, "quantised already, to 8 bits")
     assert_one_line(run("glm", "export", str(tmp_path / "q"), str(tmp_path / "x")), 1, "4 bits")
     assert not (tmp_path / "x").exists()
 
@@ -244,6 +303,25 @@ def test_a_gpu_multiplies_the_same_numbers(bits: int) -> None:
     states = torch.randn(3, 512)
     expected = states @ packed.weight(torch.float32).T
     assert relative(layer(states.to("cuda")).float().cpu(), expected) < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_folder_loads_onto_a_gpu(tmp_path: Path, bits: Bits) -> None:
+    tensors = {name: tensor * 0.1 for name, tensor in random_tensors(WIDE).items()}
+    quantize(write_official(tmp_path / "model", WIDE, tensors=tensors), tmp_path / "q", bits)
+    glm = load_chatglm3(tmp_path / "q", "bfloat16", "cuda").model
+    with torch.inference_mode():
+        expected = load_chatglm3(tmp_path / "q", "float32", keep_quantized=False).model(
+            input_ids=IDS
+        ).logits  # fmt: skip
+        found = glm(input_ids=IDS.to("cuda")).logits
+        assert found.device.type == "cuda"
+        assert relative(found.float().cpu(), expected) < 0.05
+        out = glm.generate(
+            IDS.to("cuda"), max_new_tokens=8, do_sample=False, eos_token_id=None
+        )  # fmt: skip
+    assert out.shape == (1, IDS.shape[1] + 8)
 
 
 def test_the_gpu_benchmark_runs_and_says_when_there_is_no_gpu(

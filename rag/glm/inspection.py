@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rag.errors import CheckpointError, PathError
 from rag.glm.adapters import ADAPTER_CONFIG, adapter_kind
-from rag.glm.config import read_json
+from rag.glm.config import GROUP, METHOD, PACKING, read_json
 from rag.glm.folder import MANIFEST
+
+if TYPE_CHECKING:
+    from rag.glm.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def _model(folder: Path) -> Inspection:
         "parameters": shape.parameters,
         "dtype": source.dtype,
         "quantization_bits": shape.bits,
+        "quantized_by": _quantized_by(source) if shape.bits else None,
         "layers": shape.layers,
         "hidden_size": shape.hidden,
         "vocabulary": shape.vocabulary,
@@ -78,6 +82,14 @@ def _model(folder: Path) -> Inspection:
     if (folder / MANIFEST).is_file():
         facts["made_by"] = read_json(folder / MANIFEST).get("action")
     return Inspection("model", source.layout, source.name, facts)
+
+
+def _quantized_by(source: Source) -> str:
+    """Say whose numbers they are, in which format, and how many columns share a scale."""
+    if source.layout == "official":
+        return "official, a scale per row"
+    groups = f"{GROUP} columns" if source.shape.bits == 4 else "row"
+    return f"{METHOD}, format {PACKING}, a scale per {groups}"
 
 
 def _lora(folder: Path) -> Inspection:

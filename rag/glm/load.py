@@ -73,7 +73,8 @@ def load_chatglm3(
         download: Fetch a named model that is not here yet. Without it nothing is downloaded.
         keep_quantized: Whether quantised weights stay whole numbers in memory, and are multiplied
             as such; else they become plain ones of `dtype`. On a CPU it is OpenVINO that multiplies
-            them, and PyTorch is set to one thread in this process.
+            them, and PyTorch is set to one thread in this process. There the weight files stay
+            mapped while the model lives: they may be deleted, but not written into.
 
     Raises:
         CheckpointError: If a folder is another model, incomplete, damaged or holds code.

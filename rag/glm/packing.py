@@ -16,6 +16,12 @@ from rag.glm.config import GROUP
 
 Bits: TypeAlias = Literal[8, 4]
 
+_ROWS_AT_ONCE = 2_048
+"""So that packing takes some tens of MiB beside a matrix, whatever its size."""
+
+_LARGEST_SCALE = 65_504.0
+"""Of float16."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
@@ -73,11 +79,20 @@ def pack(weight: torch.Tensor, bits: Bits) -> Packed:
         The same for the same weights, on every machine.
 
     Raises:
-        ValueError: If a weight is NaN or infinite, or k is odd for 4 bits.
+        ValueError: If a weight is NaN, infinite or too large for a float16 scale, or k is odd for
+            4 bits.
     """
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     if bits == 4 and columns % 2:
         raise ValueError(f"expected an even number of columns for 4 bits, got {columns}")
+    blocks = [_pack_rows(block, bits) for block in weight.split(_ROWS_AT_ONCE)]
+    return Packed(
+        torch.cat([block.numbers for block in blocks]), torch.cat([block.scale for block in blocks])
+    )
+
+
+def _pack_rows(weight: torch.Tensor, bits: Bits) -> Packed:
+    rows, columns = weight.shape
     grouped = weight.to(torch.float32).view(rows, group_count(columns, bits), -1)
     if not bool(torch.isfinite(grouped).all()):
         raise ValueError("got a weight that is NaN or infinite")
@@ -88,7 +103,11 @@ def pack(weight: torch.Tensor, bits: Bits) -> Packed:
         furthest = grouped.abs().argmax(-1, keepdim=True)
         most, least = 7, -8
         scale = grouped.gather(-1, furthest)[..., 0] / -8
-    scale = scale.clamp(-65504, 65504).to(torch.float16)
+    if bool((scale.abs() > _LARGEST_SCALE).any()):
+        raise ValueError(
+            f"got a weight of {float(grouped.abs().max()):.3g}, whose scale float16 cannot hold"
+        )
+    scale = scale.to(torch.float16)
     divisor = torch.where(scale == 0, torch.inf, scale.to(torch.float32))
     numbers = (grouped / divisor[..., None]).round().clamp(least, most).to(torch.int8)
     return Packed(_stored(numbers.view(rows, columns), bits), scale)

@@ -28,7 +28,9 @@ class QuantizedLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untype
     Safe to share between threads: one product at a time.
 
     Args:
-        packed: (n, k); not kept on a CPU, where OpenVINO holds a rearranged copy.
+        packed: (n, k); do not change it afterwards. On a CPU its memory is kept and read again at
+            the first product, when OpenVINO makes a rearranged copy: mapped from a file, it is
+            memory that the system can take back at any time.
         bias: (n,) or None.
         device: "cpu" or a CUDA device.
 
@@ -66,16 +68,11 @@ class _OpenVinoProduct:
 
     def __init__(self, packed: Packed) -> None:
         openvino = import_openvino()
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": _threads(),
-            "ENABLE_CPU_PINNING": False,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP[packed.bits],
-        }
+        options = cpu_options(packed.bits)
         try:
             compiled = openvino.Core().compile_model(_graph(openvino, packed), "CPU", options)
             self._request = compiled.create_infer_request()
+            self._packed = packed  # the graph reads its memory
         except RuntimeError as error:
             raise ModelError(
                 f"OpenVINO cannot build a quantised layer: {str(error).splitlines()[0]}.",
@@ -88,6 +85,17 @@ class _OpenVinoProduct:
         with self._lock:
             found = self._request.infer({0: inputs}, share_inputs=True, share_outputs=True)[0]
             return torch.from_numpy(found.copy())
+
+
+def cpu_options(bits: int) -> dict[str, Any]:
+    """Return with which settings OpenVINO compiles a layer of so many bits."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": _threads(),
+        "ENABLE_CPU_PINNING": False,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP[bits],
+    }
 
 
 def leave_cores_to_openvino() -> None:
@@ -112,21 +120,24 @@ def _graph(openvino: Any, packed: Packed) -> Any:  # noqa: ANN401  an untyped li
     from openvino import opset13 as op
 
     rows, columns = packed.numbers.shape[0], packed.columns
-    scale = packed.scale.numpy()
+    # Official checkpoints may have scales of another type than float16; float32 holds them all.
+    kind = "f16" if packed.scale.dtype == torch.float16 else "f32"
+    scale = packed.scale.to(torch.float16 if kind == "f16" else torch.float32).numpy()
     if packed.bits == 8:
-        numbers = op.convert(op.constant(packed.numbers.numpy()), "f16")
+        stored = openvino.Tensor(packed.numbers.numpy(), shared_memory=True)
+        numbers = op.convert(op.constant(stored, shared_memory=True), kind)
         weight = op.multiply(numbers, op.constant(scale))
     else:
         groups = scale.shape[1]
         size = openvino.Shape([rows, groups, columns // groups])
-        stored = openvino.Tensor(openvino.Type.u4, size)  # memory of its own: it outlives `packed`
-        stored.data.reshape(-1)[:] = packed.numbers.numpy().reshape(-1)
-        eight = op.convert(op.constant(np.full((1, 1, 1), 8, np.uint8)), "f16")
-        numbers = op.subtract(op.convert(op.constant(stored), "f16"), eight)
+        stored = openvino.Tensor(packed.numbers.numpy(), size, openvino.Type.u4)  # shared
+        eight = op.convert(op.constant(np.full((1, 1, 1), 8, np.uint8)), kind)
+        numbers = op.subtract(op.convert(op.constant(stored, shared_memory=True), kind), eight)
         weight = op.multiply(numbers, op.constant(scale[..., None]))
         weight = op.reshape(weight, op.constant([rows, columns]), special_zero=False)
     states = op.parameter([-1, columns], openvino.Type.f32)
-    product = op.matmul(states, op.convert(weight, "f32"), False, True)
+    weight = op.convert(weight, "f32") if kind == "f16" else weight
+    product = op.matmul(states, weight, False, True)
     return openvino.Model([product], [states], "linear")
 
 
