@@ -84,6 +84,7 @@ class _Parsed:
     size: int
     document: Document
     passages: list[Passage]
+    file_id: str = ""
 
 
 class Ingestion:
@@ -242,6 +243,8 @@ class Source(Protocol):
     def sha256(self) -> str: ...  # noqa: D102
     @property
     def size(self) -> int: ...  # noqa: D102
+    @property
+    def file_id(self) -> str: ...  # noqa: D102
 
 
 def embed_documents(
@@ -263,6 +266,7 @@ def embed_documents(
             document=document,
             passages=cut,
             vectors=vectors[end - len(cut) : end],
+            file_id=source.file_id,
         )
         for source, document, cut, end in zip(sources, documents, passages, ends, strict=True)
     ]

@@ -220,7 +220,7 @@ class Rag:
             IndexMismatch: If its vectors come from another embedder than the one now set.
         """
         store = self.catalog.get(name)
-        _check_embedder(store, self.embedder.fingerprint)
+        check_embedder(store, self.embedder.fingerprint)
         if store.seq() == 0:
             raise UnknownStore(
                 f"Store {name!r} holds no documents yet.",
@@ -244,7 +244,7 @@ class Rag:
         store = self.catalog.create(
             name, embedder=fingerprint, dim=self.embedder.dim, chunker=chunker
         )
-        _check_embedder(store, fingerprint)
+        check_embedder(store, fingerprint)
         if store.chunker != chunker:
             raise IndexMismatch(
                 f"Store {name!r} was chunked by [{store.chunker}], now set is [{chunker}].",
@@ -294,6 +294,15 @@ class OpenStore:
         self.lexical.refresh()
         self.dense.refresh()
         self.dense.save()
+
+    def save(self) -> None:
+        """Save the dense index if it is in use and has changed; the lexical one saves itself.
+
+        Raises:
+            StorageError: If it cannot be written; nothing is lost, it is a cache.
+        """
+        if "dense" in self.__dict__:
+            self.dense.save()
 
     def retriever(self, system: System | None = None) -> Retriever:
         """Return a retriever over the store as it is now."""
@@ -347,7 +356,8 @@ class OpenStore:
         return self.chain().invoke(asked)
 
 
-def _check_embedder(store: Store, fingerprint: str) -> None:
+def check_embedder(store: Store, fingerprint: str) -> None:
+    """Raise IndexMismatch if a store's vectors are of another embedder than this."""
     if store.embedder != fingerprint:
         raise IndexMismatch(
             f"Store {store.name!r} was embedded by [{store.embedder}], now set is [{fingerprint}].",

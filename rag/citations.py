@@ -131,7 +131,7 @@ def cite(text: str, hits: Sequence[Hit], *, analyzer: Analyzer, question: str) -
             unsupported.append(sentence)
         shown: list[int] = []
         for citation in found:
-            key = (citation.file, citation.start, citation.end)
+            key = (citation.file_id or citation.file, citation.start, citation.end)
             if key not in known:
                 citations.append(citation)
                 known[key] = len(citations)
@@ -253,6 +253,7 @@ def _check(
         end=chunk.start + end,
         quote=chunk.text[start:end],
         score=round(len(words & terms) / len(words), 4),
+        file_id=chunk.file_id,
     )
 
 

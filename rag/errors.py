@@ -9,6 +9,10 @@
     │   ├── PromptTooLong                   a prompt leaves a model no room to answer
     │   ├── UnknownStore                    no store of that name
     │   ├── UnknownFile                     no file of that name in the store
+    │   ├── UnknownKey                      no API key of that id
+    │   ├── CursorError                     a place in a list is not in that list
+    │   ├── QuotaError                      a project's files take all the room it may have
+    │   ├── TooLarge                        a file has more bytes than may be uploaded
     │   └── IndexMismatch                   the store was made by another embedder
     ├── DocumentRejected           exit 1   one file was refused; the others go on
     ├── StorageError               exit 1   the home folder or the database cannot be used now
@@ -77,6 +81,22 @@ class UnknownStore(UsageError):
 
 class UnknownFile(UsageError):
     """No file of that name in the store."""
+
+
+class UnknownKey(UsageError):
+    """No API key of that id."""
+
+
+class CursorError(UsageError):
+    """A page of a list was asked for by an object that is not in the list."""
+
+
+class QuotaError(UsageError):
+    """A project's files would take more room than it may have."""
+
+
+class TooLarge(UsageError):
+    """A file has more bytes than may be uploaded."""
 
 
 class IndexMismatch(UsageError):

@@ -277,6 +277,7 @@ def _render(chosen: list[_Option], hits: Sequence[Hit]) -> tuple[str, tuple[Cita
                 end=chunk.start + piece.end,
                 quote=chunk.text[piece.start : piece.end],
                 score=round(min(1.0, option.probability), 4),
+                file_id=chunk.file_id,
             )
         )
     return _join([option.shown for option in chosen]), tuple(citations)

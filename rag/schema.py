@@ -89,6 +89,7 @@ class Chunk:
         text: Exactly that stretch.
         context: Title and section path, "" if none.
         page: The page on which it starts, from 1, or None.
+        file_id: The file's id, which is the same in every store; "" where there is none.
     """
 
     id: int
@@ -98,6 +99,7 @@ class Chunk:
     text: str
     context: str = ""
     page: int | None = None
+    file_id: str = ""
 
     @property
     def indexed_text(self) -> str:
@@ -132,6 +134,7 @@ class Citation:
         start, end: Characters into the file's parsed text.
         quote: Exactly that stretch.
         score: How well the quote supports the answer, in [0, 1].
+        file_id: The file's id; "" where there is none.
     """
 
     file: str
@@ -140,6 +143,7 @@ class Citation:
     end: int
     quote: str
     score: float
+    file_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

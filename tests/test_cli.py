@@ -31,7 +31,7 @@ def test_ask_json_has_the_documented_shape_and_exact_quotes(samples: Path, run: 
     assert "185 kg" in answer["answer"]
     assert answer["citations"]
     for citation in answer["citations"]:
-        assert set(citation) == {"file", "page", "start", "end", "quote", "score"}
+        assert set(citation) == {"file", "page", "start", "end", "quote", "score", "file_id"}
         assert 0 <= citation["score"] <= 1
         shown = run(
             "show", citation["file"],

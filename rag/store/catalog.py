@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass
 
@@ -13,6 +12,8 @@ from sqlalchemy.orm import Session
 from rag.errors import UnknownStore, UsageError
 from rag.store.corpus import Store
 from rag.store.database import Database
+from rag.store.ids import new_id
+from rag.store.service_tables import FileBatchRow, FileRow, StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 SHADOW_PREFIX = "~"
@@ -74,6 +75,13 @@ class Catalog:
             row = session.scalar(select(StoreRow).where(StoreRow.name == name))
             return None if row is None else Store(self._db, row)
 
+    def by_id(self, store_id: str, project_id: str) -> Store | None:
+        """Return the store of that id if the project owns it, or None."""
+        with self._db.read() as session:
+            row = session.get(StoreRow, store_id)
+            owned = row is not None and row.project_id == project_id
+            return Store(self._db, row) if row is not None and owned else None
+
     def get(self, name: str) -> Store:
         """Return the store of that name.
 
@@ -106,11 +114,14 @@ class Catalog:
             if existing is not None:
                 return existing
             row = StoreRow(
-                id=f"vs_{secrets.token_hex(12)}",
+                id=new_id("vs_"),
                 name=name,
                 embedder=embedder,
                 dim=dim,
                 chunker=chunker,
+                title=name,
+                details={},
+                last_active_at=int(time.time()),
             )
             try:
                 with self._db.write() as session:
@@ -129,7 +140,7 @@ class Catalog:
         """
         store = self.get(name)
         with self._db.write() as session:
-            return _delete(session, store.id)
+            return delete_rows(session, store.id)
 
     def delete_shadows(self, older_than_s: float) -> int:
         """Delete hidden stores that a killed reindex left behind; return how many there were."""
@@ -138,15 +149,17 @@ class Catalog:
             left = select(StoreRow.id).where(
                 StoreRow.name.startswith(SHADOW_PREFIX), StoreRow.created_at < limit
             )
-            return len([_delete(session, store_id) for store_id in session.scalars(left).all()])
+            return len([delete_rows(session, store_id) for store_id in session.scalars(left).all()])
 
 
-def _delete(session: Session, store_id: str) -> int:
+def delete_rows(session: Session, store_id: str) -> int:
     """Delete a store with everything in it; return how many documents it held."""
     held = session.scalar(
         select(func.count()).select_from(DocumentRow).where(DocumentRow.store_id == store_id)
     )
-    for table in (ChangeRow, ChunkRow, DocumentRow):
+    only_here = select(StoreFileRow.file_id).where(StoreFileRow.store_id == store_id)
+    session.execute(delete(FileRow).where(FileRow.id.in_(only_here), ~FileRow.kept))
+    for table in (ChangeRow, ChunkRow, DocumentRow, StoreFileRow, FileBatchRow):
         session.execute(delete(table).where(table.store_id == store_id))
     session.execute(delete(StoreRow).where(StoreRow.id == store_id))
     return held or 0

@@ -6,6 +6,7 @@ The log is what indexes follow. This module does no locking and opens no transac
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from rag.schema import Document, FloatArray, Passage
+from rag.store.ids import new_id
+from rag.store.service_tables import FileRow, StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 STORED_VECTOR = np.dtype("<f2")
@@ -35,6 +38,8 @@ class NewDocument:
         size: The file's bytes.
         vectors: (len(passages), dim) float32 unit rows.
         source: The absolute path of its file; "" where the name says what it is.
+        file_id: The file that it is parsed from, which is in the store's list already; "" for one
+            that has come from a folder, which is put there.
     """
 
     name: str
@@ -45,6 +50,7 @@ class NewDocument:
     passages: Sequence[Passage]
     vectors: FloatArray
     source: str = ""
+    file_id: str = ""
 
     @property
     def identity(self) -> str:
@@ -73,10 +79,17 @@ class ChangeLog:
         """Note chunks that have been inserted."""
         self._changes += [(1, chunk_id) for chunk_id in ids]
 
-    def drop_documents(self, document_ids: Sequence[int]) -> int:
-        """Delete documents with their chunks; return the number of chunks."""
+    def drop_documents(self, document_ids: Sequence[int], *, keep_files: bool = False) -> int:
+        """Delete documents with their chunks; return the number of chunks.
+
+        Args:
+            document_ids: Which.
+            keep_files: Leave their files in the store's list, for their next version.
+        """
         dropped = 0
         for part in in_parts(document_ids):
+            if not keep_files:
+                self._drop_files(part)
             chunks = list(
                 self._session.scalars(select(ChunkRow.id).where(ChunkRow.document_id.in_(part)))
             )
@@ -86,8 +99,66 @@ class ChangeLog:
             dropped += len(chunks)
         return dropped
 
-    def insert(self, new: NewDocument, name: str) -> None:
+    def _drop_files(self, document_ids: Sequence[int]) -> None:
+        """Take the files of documents out of the store; those of a folder are then forgotten."""
+        found = select(DocumentRow.file_id).where(DocumentRow.id.in_(document_ids))
+        ids = list(self._session.scalars(found))
+        self._session.execute(
+            delete(StoreFileRow).where(
+                StoreFileRow.store_id == self._store_id, StoreFileRow.file_id.in_(ids)
+            )
+        )
+        self._session.execute(delete(FileRow).where(FileRow.id.in_(ids), ~FileRow.kept))
+
+    def _list_file(self, new: NewDocument, name: str, file_id: str) -> str:
+        """Put a file that came from a folder into the store's list, or bring it up to date."""
+        known = {
+            "filename": name,
+            "bytes": new.size,
+            "sha256": new.sha256,
+            "media_type": new.document.media_type,
+        }
+        if file_id:
+            changed = update(FileRow).where(FileRow.id == file_id).values(**known)
+            self._session.execute(changed)
+            self._session.execute(
+                update(StoreFileRow)
+                .where(StoreFileRow.store_id == self._store_id, StoreFileRow.file_id == file_id)
+                .values(usage_bytes=used_bytes(new))
+            )
+            return file_id
+        project = select(StoreRow.project_id).where(StoreRow.id == self._store_id)
+        file = FileRow(
+            id=new_id("file-"),
+            project_id=self._session.scalar(project),
+            kept=False,
+            purpose="assistants",
+            created_at=int(time.time()),
+            **known,
+        )
+        self._session.add(file)
+        self._session.flush()
+        self._session.add(
+            StoreFileRow(
+                store_id=self._store_id,
+                file_id=file.id,
+                status="completed",
+                attributes={},
+                usage_bytes=used_bytes(new),
+                created_at=file.created_at,
+                worker_until=0,
+            )
+        )
+        self._session.flush()
+        return file.id
+
+    def insert(self, new: NewDocument, name: str, file_id: str = "") -> None:
         """Insert a document with its chunks.
+
+        Args:
+            new: The document.
+            name: What to call it.
+            file_id: The file of the version that it replaces.
 
         Raises:
             ValueError: If its vectors are not (n, dim) unit vectors, one for each passage.
@@ -108,6 +179,7 @@ class ChangeLog:
                 "pages": [[s.start, s.end, s.label] for s in document.pages],
                 "sections": [[s.start, s.end, s.label] for s in document.sections],
                 "warnings": list(document.warnings),
+                "file_id": new.file_id or self._list_file(new, name, file_id),
             },
         )
         if new.vectors.shape != (len(new.passages), self._dim):
@@ -156,6 +228,12 @@ class ChangeLog:
             .where(StoreRow.id == self._store_id)
             .values(seq=first + len(self._changes) - 1)
         )
+
+
+def used_bytes(new: NewDocument) -> int:
+    """Return what a document takes in the store: its text, and the vectors of its passages."""
+    text = sum(len(passage.text.encode("utf-8", "replace")) for passage in new.passages)
+    return text + new.vectors.size * STORED_VECTOR.itemsize
 
 
 def in_parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -19,8 +19,9 @@ from sqlalchemy.orm import Session
 
 from rag.errors import IndexMismatch, StorageError, UnknownFile, UnknownStore
 from rag.schema import Chunk, Document, FloatArray, IntArray, Span
-from rag.store.changelog import STORED_VECTOR, ChangeLog, NewDocument, in_parts
+from rag.store.changelog import STORED_VECTOR, ChangeLog, NewDocument, in_parts, used_bytes
 from rag.store.database import Database
+from rag.store.service_tables import StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 Outcome = Literal["added", "replaced", "unchanged"]
@@ -42,6 +43,7 @@ class DocumentInfo:
     characters: int
     warnings: tuple[str, ...]
     created_at: int
+    file_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +145,13 @@ class Store:
         found: dict[int, Chunk] = {}
         for part in in_parts(ids):
             with self._db.read() as session:
-                for row, name in session.execute(
-                    select(ChunkRow, DocumentRow.name)
+                for row, name, file_id in session.execute(
+                    select(ChunkRow, DocumentRow.name, DocumentRow.file_id)
                     .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
                     .where(ChunkRow.id.in_(part), ChunkRow.store_id == self.id)
                 ):
                     found[row.id] = Chunk(
-                        row.id, name, row.start, row.end, row.text, row.context, row.page
+                        row.id, name, row.start, row.end, row.text, row.context, row.page, file_id
                     )
         return found
 
@@ -180,6 +182,7 @@ class Store:
                     characters=found.characters,
                     warnings=tuple(found.warnings),
                     created_at=found.created_at,
+                    file_id=found.file_id,
                 )
                 for found in session.execute(
                     select(
@@ -194,6 +197,7 @@ class Store:
                         row.pages,
                         row.warnings,
                         row.created_at,
+                        row.file_id,
                         func.length(row.text).label("characters"),
                     )
                     .where(row.store_id == self.id)
@@ -275,21 +279,72 @@ class Store:
         with self._db.write() as session:
             log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
             for new in documents:
+                row = DocumentRow
                 old = session.execute(
-                    select(DocumentRow.id, DocumentRow.name, DocumentRow.sha256).where(
-                        DocumentRow.store_id == self.id, DocumentRow.source == new.identity
+                    select(row.id, row.name, row.sha256, row.file_id).where(
+                        row.store_id == self.id, row.source == new.identity
                     )
                 ).one_or_none()
                 if old is not None and old.sha256 == new.sha256:
                     outcomes[old.name] = "unchanged"
                     continue
                 if old is not None:
-                    log.drop_documents([old.id])
+                    log.drop_documents([old.id], keep_files=True)
                 name = _free_name(session, self.id, new) if old is None else old.name
-                log.insert(new, name)
+                log.insert(new, name, "" if old is None else old.file_id)
                 outcomes[name] = "added" if old is None else "replaced"
             log.write()
         return outcomes
+
+    def commit_file(self, new: NewDocument) -> bool:
+        """Store the document of a file that is in the store's list, and mark it completed.
+
+        A file that has been taken out or cancelled meanwhile is left alone.
+
+        Args:
+            new: With its `file_id`, which is also its source.
+
+        Returns:
+            Whether it was stored.
+
+        Raises:
+            UnknownStore: If the store has been deleted meanwhile.
+        """
+        with self._db.write() as session:
+            log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
+            listed = session.get(StoreFileRow, (self.id, new.file_id))
+            if listed is None or listed.status != "in_progress":
+                return False
+            log.insert(new, _free_name(session, self.id, new))
+            log.write()
+            listed.status = "completed"
+            listed.usage_bytes = used_bytes(new)
+            listed.worker = None
+        return True
+
+    def remove_file(self, file_id: str) -> bool:
+        """Take a file out of the store, with its document if there is one yet.
+
+        Returns:
+            Whether it was there.
+
+        Raises:
+            UnknownStore: If the store has been deleted meanwhile.
+        """
+        with self._db.write() as session:
+            log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
+            documents = select(DocumentRow.id).where(
+                DocumentRow.store_id == self.id, DocumentRow.file_id == file_id
+            )
+            listed = session.get(StoreFileRow, (self.id, file_id)) is not None
+            log.drop_documents(list(session.scalars(documents)))
+            log.write()
+            session.execute(  # one that is not parsed yet, or cannot be, has no document
+                delete(StoreFileRow).where(
+                    StoreFileRow.store_id == self.id, StoreFileRow.file_id == file_id
+                )
+            )
+        return listed
 
     def delete(self, names: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete documents by name, all or none; return how many chunks went with them.
@@ -333,7 +388,7 @@ class Store:
             if log.seq != expected_seq:
                 return False
             old = session.scalars(select(DocumentRow.id).where(DocumentRow.store_id == self.id))
-            log.drop_documents(list(old))
+            log.drop_documents(list(old), keep_files=True)
             moved = session.scalars(select(ChunkRow.id).where(ChunkRow.store_id == source.id))
             log.added(list(moved))
             for table in (DocumentRow, ChunkRow):

@@ -1,4 +1,8 @@
-"""The tables. Indexes are derived from them and may be deleted at any time; these may not."""
+"""The tables of a corpus: stores, documents, chunks, the change log.
+
+Indexes are derived from them and may be deleted at any time; these may not. What the API keeps
+beside them is in rag.store.service_tables.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,15 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy import text as sql_text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 BigKey = BigInteger().with_variant(Integer, "sqlite")
 """SQLite gives out row ids for INTEGER keys only."""
+
+
+DEFAULT_PROJECT = "proj_default"
+"""Owns whatever the command line makes, and whatever is done without a key."""
 
 
 class Base(DeclarativeBase):
@@ -31,6 +40,7 @@ class StoreRow(Base):
     """A named corpus, all of whose vectors come from one embedder."""
 
     __tablename__ = "stores"
+    __table_args__ = (Index("stores_by_project", "project_id", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(100), unique=True)
@@ -40,6 +50,15 @@ class StoreRow(Base):
     seq: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
     """Unix seconds."""
+    project_id: Mapped[str] = mapped_column(String(40), server_default=DEFAULT_PROJECT)
+    title: Mapped[str] = mapped_column(Text, server_default=sql_text("''"))
+    """What clients call it: unlike `name` several stores, also of one project, may share it."""
+    description: Mapped[str] = mapped_column(Text, server_default=sql_text("''"))
+    details: Mapped[dict[str, str]] = mapped_column(JSON, server_default="{}")
+    """What the API calls metadata."""
+    expires_days: Mapped[int | None]
+    """Days after `last_active_at` when it expires; None: never."""
+    last_active_at: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class DocumentRow(Base):
@@ -49,6 +68,7 @@ class DocumentRow(Base):
     __table_args__ = (
         UniqueConstraint("store_id", "name"),
         UniqueConstraint("store_id", "source"),
+        Index("documents_by_file", "file_id"),
         {"sqlite_autoincrement": True},
     )
 
@@ -70,6 +90,8 @@ class DocumentRow(Base):
     warnings: Mapped[list[Any]] = mapped_column(JSON)
     created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
     """Unix seconds."""
+    file_id: Mapped[str] = mapped_column(String(40), server_default=sql_text("''"))
+    """The file it was parsed from; a document that is replaced keeps it."""
 
 
 class ChunkRow(Base):

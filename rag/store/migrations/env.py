@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from rag.store.tables import Base
+from rag.store.service_tables import FileRow
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    target_metadata=FileRow.metadata,
     render_as_batch=True,
     transactional_ddl=True,
 )

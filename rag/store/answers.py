@@ -1,0 +1,137 @@
+"""Answers that were given, and what users thought of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import delete, select
+
+from rag.store.database import Database
+from rag.store.ids import new_id
+from rag.store.pages import Page, Slice, read_page
+from rag.store.service_tables import FeedbackRow, ResponseRow
+
+Rating: TypeAlias = Literal["up", "down"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """An answer to be kept.
+
+    Attributes:
+        id: Begins with "resp_".
+        project_id: Whose it is.
+        previous_id: The answer that it follows in its conversation, or None.
+        question: What was asked, as it stands in the conversation.
+        answer: What was answered.
+        refused: Whether that was a refusal.
+        passages: What was found, best first: "file", "page", "context", "text" of each.
+        turns: [role, text] of the conversation with this answer, oldest first.
+        body: The object that the client got.
+    """
+
+    id: str
+    project_id: str
+    previous_id: str | None
+    question: str
+    answer: str
+    refused: bool
+    passages: Sequence[Mapping[str, Any]]
+    turns: Sequence[Sequence[str]]
+    body: Mapping[str, Any]
+
+
+class Responses:
+    """The answers of all projects."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def add(self, new: NewResponse) -> None:
+        """Keep an answer."""
+        with self._db.write() as session:
+            session.add(
+                ResponseRow(
+                    id=new.id,
+                    project_id=new.project_id,
+                    previous_id=new.previous_id,
+                    question=new.question,
+                    answer=new.answer,
+                    refused=new.refused,
+                    passages=[dict(passage) for passage in new.passages],
+                    turns=[list(turn) for turn in new.turns],
+                    body=dict(new.body),
+                    created_at=int(time.time()),
+                )
+            )
+
+    def get(self, project_id: str, response_id: str) -> ResponseRow | None:
+        """Return an answer that the project owns, or None."""
+        with self._db.read() as session:
+            row = session.get(ResponseRow, response_id)
+            session.expunge_all()
+            return row if row is not None and row.project_id == project_id else None
+
+    def delete(self, response_id: str) -> None:
+        """Forget an answer, and what was thought of it."""
+        with self._db.write() as session:
+            session.execute(delete(FeedbackRow).where(FeedbackRow.response_id == response_id))
+            session.execute(delete(ResponseRow).where(ResponseRow.id == response_id))
+
+    # -- feedback ------------------------------------------------------------------------------
+
+    def rate(
+        self, response: ResponseRow, rating: Rating, correction: str | None, comment: str | None
+    ) -> FeedbackRow:
+        """Record what a user thinks of an answer; a second opinion does not replace the first."""
+        row = FeedbackRow(
+            id=new_id("fb_"),
+            project_id=response.project_id,
+            response_id=response.id,
+            rating=rating,
+            correction=correction,
+            comment=comment,
+            created_at=int(time.time()),
+        )
+        with self._db.write() as session:
+            session.add(row)
+            session.flush()
+            session.expunge(row)
+        return row
+
+    def feedback(
+        self, project_id: str, part: Slice, rating: Rating | None = None
+    ) -> Page[FeedbackRow]:
+        """Return a page of a project's feedback.
+
+        Raises:
+            CursorError: If the page's cursor is no feedback of the list.
+        """
+        query = select(FeedbackRow).where(FeedbackRow.project_id == project_id)
+        if rating is not None:
+            query = query.where(FeedbackRow.rating == rating)
+        with self._db.read() as session:
+            found = read_page(session, query, (FeedbackRow.created_at, FeedbackRow.id), part)
+            session.expunge_all()
+            return found
+
+    def rated(self, project_id: str) -> Iterator[tuple[FeedbackRow, ResponseRow]]:
+        """Yield all feedback of a project with its answers, oldest first, a hundred at a time."""
+        last = ""
+        while True:
+            with self._db.read() as session:
+                found = session.execute(
+                    select(FeedbackRow, ResponseRow)
+                    .join(ResponseRow, ResponseRow.id == FeedbackRow.response_id)
+                    .where(FeedbackRow.project_id == project_id, FeedbackRow.id > last)
+                    .order_by(FeedbackRow.id)
+                    .limit(100)
+                ).all()
+                session.expunge_all()
+            if not found:
+                return
+            yield from ((feedback, response) for feedback, response in found)
+            last = found[-1][0].id

@@ -1,0 +1,208 @@
+"""Uploaded files on disk: the same bytes once, under their SHA-256.
+
+Layout: `<folder>/ab/abcd...` for whole blobs, `<folder>/incoming/` for what is still arriving. A
+blob appears by renaming a file that is complete and on disk; no name that a client gave is ever
+part of a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock
+
+from rag.errors import StorageError
+from rag.store.database import disk_error
+
+_BLOCK = 1 << 20
+_ABANDONED_S = 86_400.0
+
+
+class Incoming:
+    """A file that is arriving; a context manager that leaves nothing behind unless it is kept.
+
+    Attributes:
+        path: Where it is written.
+        size: Bytes so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._digest = hashlib.sha256()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = path.open("xb")
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            StorageError: If the disk is full or cannot be written.
+        """
+        try:
+            self._handle.write(data)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        self._digest.update(data)
+        self.size += len(data)
+
+    def finish(self) -> str:
+        """Bring everything to disk; return the SHA-256 as hexadecimal digits.
+
+        Raises:
+            StorageError: If the disk is full or cannot be written.
+        """
+        if self._handle.closed:
+            return self._digest.hexdigest()
+        try:
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+            self._handle.close()
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        return self._digest.hexdigest()
+
+    def discard(self) -> None:
+        """Delete it, if it has not become a blob."""
+        with contextlib.suppress(OSError):
+            self._handle.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+
+class Blobs:
+    """The blobs of a folder, which is made when the first one arrives.
+
+    Args:
+        folder: Nothing else may lie in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._incoming = folder / "incoming"
+
+    def receive(self, name: str = "") -> Incoming:
+        """Start a file, under a name of our own choice if one is given.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        return Incoming(self._incoming / (name or secrets.token_hex(16)))
+
+    def arrived(self, name: str) -> Path:
+        """Return the path of what was received under a name."""
+        return self._incoming / name
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold while a blob is kept or dropped and the database told so."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._folder / "lock")
+            lock.acquire()
+        except OSError as error:
+            raise disk_error(error, self._folder) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def keep(self, incoming: Incoming, sha256: str) -> None:
+        """Make a finished file the blob of that digest; call it inside `exclusive`.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        path = self.path(sha256)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            os.replace(incoming.path, path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def drop(self, sha256: str) -> None:
+        """Delete a blob; call it inside `exclusive`."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path(sha256).unlink()
+
+    def path(self, sha256: str) -> Path:
+        """Return where the blob of a digest is, or would be."""
+        return self._folder / sha256[:2] / sha256
+
+    def read(self, sha256: str) -> bytes:
+        """Return a blob.
+
+        Raises:
+            StorageError: If it is not there, cannot be read, or is not what it was.
+        """
+        path = self.path(sha256)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise disk_error(error, path) from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise StorageError(
+                f"The stored file {sha256[:12]} is damaged.", do="Restore it from a backup."
+            )
+        return data
+
+    def join(self, parts: Iterable[Path], into: Incoming) -> None:
+        """Append whole files to one that is arriving.
+
+        Raises:
+            StorageError: If one cannot be read, or the disk is full.
+        """
+        for part in parts:
+            try:
+                with part.open("rb") as handle:
+                    while block := handle.read(_BLOCK):
+                        into.write(block)
+            except OSError as error:
+                raise disk_error(error, part) from error
+
+    def sweep(self, wanted: Iterable[str] = ()) -> int:
+        """Delete what broken uploads left behind a day ago; return how many files there were.
+
+        Args:
+            wanted: Names of parts that are still needed.
+        """
+        keep = set(wanted)
+        swept = 0
+        for path in self._incoming.glob("*"):
+            with contextlib.suppress(OSError):
+                if path.name not in keep and time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
+                    swept += 1
+        return swept
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,151 @@
+"""The files of a project: kept, listed, deleted. Which store they are in is another table's."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from rag.errors import QuotaError
+from rag.store.blobs import Blobs, Incoming
+from rag.store.database import Database
+from rag.store.ids import new_id
+from rag.store.pages import Page, Slice, read_page
+from rag.store.service_tables import FileRow, StoreFileRow
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """What is known of a file that has arrived.
+
+    Attributes:
+        project_id: Its owner.
+        filename: What to call it.
+        purpose: "assistants" or "user_data".
+        media_type: For example "application/pdf".
+        expires_after: Seconds it shall live; None: until it is deleted.
+    """
+
+    project_id: str
+    filename: str
+    purpose: str
+    media_type: str
+    expires_after: int | None = None
+
+
+class Files:
+    """The files of all projects.
+
+    Args:
+        db: The database.
+        blobs: Their bytes.
+        quota: Bytes that the files of one project may take; None: any number.
+    """
+
+    def __init__(self, db: Database, blobs: Blobs, *, quota: int | None = None) -> None:
+        self._db = db
+        self.blobs = blobs
+        self._quota = quota
+
+    def add(self, new: NewFile, incoming: Incoming) -> FileRow:
+        """Keep a file that has arrived whole; when this returns, it is on disk.
+
+        Raises:
+            QuotaError: If the project's files would take more than they may.
+            StorageError: If it cannot be written.
+        """
+        sha256 = incoming.finish()
+        now = int(time.time())
+        row = FileRow(
+            id=new_id("file-"),
+            project_id=new.project_id,
+            filename=new.filename,
+            bytes=incoming.size,
+            sha256=sha256,
+            kept=True,
+            purpose=new.purpose,
+            media_type=new.media_type,
+            created_at=now,
+            expires_at=None if new.expires_after is None else now + new.expires_after,
+        )
+        with self.blobs.exclusive(), self._db.write() as session:
+            self.check_room(session, new.project_id, incoming.size)
+            self.blobs.keep(incoming, sha256)
+            session.add(row)
+            session.flush()
+            session.expunge(row)
+        return row
+
+    def check_room(self, session: Session, project_id: str, size: int) -> None:
+        """Raise QuotaError if so many bytes more are not allowed to a project."""
+        if self._quota is None:
+            return
+        used = session.scalar(
+            select(func.coalesce(func.sum(FileRow.bytes), 0)).where(
+                FileRow.project_id == project_id, FileRow.kept
+            )
+        )
+        if (used or 0) + size > self._quota:
+            raise QuotaError(
+                f"The project's files take {used:,} bytes; with {size:,} more they would exceed "
+                f"the {self._quota:,} allowed.",
+                do="Delete files that are no longer needed.",
+            )
+
+    def get(self, project_id: str, file_id: str) -> FileRow | None:
+        """Return a file that the project owns and that has not expired, or None."""
+        with self._db.read() as session:
+            row = session.get(FileRow, file_id)
+            if row is None or row.project_id != project_id or has_expired(row):
+                return None
+            session.expunge(row)
+            return row
+
+    def page(self, project_id: str, part: Slice, purpose: str | None = None) -> Page[FileRow]:
+        """Return a page of a project's files.
+
+        Raises:
+            CursorError: If the page's cursor is no file of the list.
+        """
+        query = select(FileRow).where(FileRow.project_id == project_id)
+        query = query.where(FileRow.expires_at.is_(None) | (FileRow.expires_at > int(time.time())))
+        if purpose is not None:
+            query = query.where(FileRow.purpose == purpose)
+        with self._db.read() as session:
+            found = read_page(session, query, (FileRow.created_at, FileRow.id), part)
+            session.expunge_all()
+            return found
+
+    def stores_of(self, file_id: str) -> list[str]:
+        """Return the ids of the stores that a file is in."""
+        with self._db.read() as session:
+            query = select(StoreFileRow.store_id).where(StoreFileRow.file_id == file_id)
+            return list(session.scalars(query))
+
+    def delete(self, file_id: str) -> None:
+        """Forget a file that is in no store any more, and its bytes if no other has the same."""
+        with self.blobs.exclusive():
+            with self._db.write() as session:
+                row = session.get(FileRow, file_id)
+                if row is None:
+                    return
+                sha256 = row.sha256 if row.kept else None
+                session.delete(row)
+                session.flush()
+                others = select(FileRow.id).where(FileRow.sha256 == sha256, FileRow.kept).limit(1)
+                last = sha256 is not None and session.scalar(others) is None
+            if sha256 is not None and last:
+                self.blobs.drop(sha256)
+
+    def expired(self) -> list[tuple[str, str]]:
+        """Return (project id, file id) of every file whose time has passed."""
+        with self._db.read() as session:
+            query = select(FileRow.project_id, FileRow.id).where(FileRow.expires_at <= time.time())
+            return [(project, file) for project, file in session.execute(query)]
+
+
+def has_expired(row: FileRow) -> bool:
+    """Whether a file's time has passed."""
+    return row.expires_at is not None and row.expires_at <= time.time()

@@ -1,0 +1,75 @@
+"""Lists in pages: by age, from a cursor, newest or oldest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from sqlalchemy import Select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from rag.errors import CursorError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Which part of a list is wanted.
+
+    Attributes:
+        limit: At most so many, >= 1.
+        order: "desc" has the newest first.
+        after, before: Ids of objects of the same list; "" for none.
+    """
+
+    limit: int = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str = ""
+    before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list, and whether more follows."""
+
+    items: Sequence[T]
+    has_more: bool
+
+
+def read_page(
+    session: Session,
+    query: Select[T],
+    age: tuple[InstrumentedAttribute[Any], InstrumentedAttribute[Any]],
+    part: Slice,
+) -> Page[T]:
+    """Read one page of what a query selects.
+
+    Args:
+        session: To read with.
+        query: Selects rows, in no order.
+        age: The column of the creation time and that of the id, by which they are ordered.
+        part: Which page.
+
+    Raises:
+        CursorError: If `after` or `before` is no object of the list.
+    """
+    backwards = bool(part.before and not part.after)
+    ascending = (part.order == "asc") != backwards
+    for name, cursor in (("after", part.after), ("before", part.before)):
+        if not cursor:
+            continue
+        place = session.execute(query.with_only_columns(*age).where(age[1] == cursor)).first()
+        if place is None:
+            raise CursorError(
+                f"{name}: got {cursor[:80]!r}, which is not in this list.",
+                do="Give the id of an object that an earlier page of the same list held.",
+            )
+        larger = (name == "after") == (part.order == "asc")
+        key = tuple_(*age)
+        query = query.where(key > tuple(place) if larger else key < tuple(place))
+    order = [column.asc() if ascending else column.desc() for column in age]
+    found = list(session.scalars(query.order_by(*order).limit(part.limit + 1)))
+    items = found[: part.limit]
+    return Page(items[::-1] if backwards else items, len(found) > part.limit)

@@ -1,0 +1,277 @@
+"""The list of files of each store: put in, taken out, counted, ingested by one worker at a time.
+
+A file that is `in_progress` is work to be done. A worker claims it for a while and keeps the claim
+fresh; when it dies, the claim runs out and another takes over. So nothing that was accepted is
+forgotten, and each list entry is its own record of what became of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import func, select, update
+
+from rag.schema import IntArray
+from rag.store.database import Database
+from rag.store.ids import new_id
+from rag.store.pages import Page, Slice, read_page
+from rag.store.service_tables import FileBatchRow, FileRow, StoreFileRow
+from rag.store.tables import ChunkRow, DocumentRow
+
+Status: TypeAlias = Literal["in_progress", "completed", "failed", "cancelled"]
+ErrorCode: TypeAlias = Literal["server_error", "unsupported_file", "invalid_file"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file to be put into a store.
+
+    Attributes:
+        file_id: Which.
+        attributes: What filters can ask for.
+        chunk_tokens, chunk_overlap: How it is cut up, tokens; None: as the settings say.
+    """
+
+    file_id: str
+    attributes: Mapping[str, str | float | bool] = field(default_factory=dict)
+    chunk_tokens: int | None = None
+    chunk_overlap: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Files of a store or batch by status, and the bytes that they take."""
+
+    in_progress: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    usage_bytes: int = 0
+
+    @property
+    def total(self) -> int:
+        """All files."""
+        return self.in_progress + self.completed + self.failed + self.cancelled
+
+
+class StoreFiles:
+    """The lists of all stores."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def add(self, store_id: str, entries: Sequence[Entry], batch_id: str = "") -> None:
+        """Put files into a store, to be ingested.
+
+        One that is there already is left as it is, but for its attributes; one that failed or was
+        cancelled is tried again.
+        """
+        now = int(time.time())
+        with self._db.write() as session:
+            for entry in entries:
+                row = session.get(StoreFileRow, (store_id, entry.file_id))
+                if row is None:
+                    row = StoreFileRow(
+                        store_id=store_id, file_id=entry.file_id, status="", usage_bytes=0,
+                        created_at=now, worker_until=0, attributes={},
+                    )  # fmt: skip
+                    session.add(row)
+                row.attributes = dict(entry.attributes)
+                row.batch_id = batch_id or row.batch_id
+                if row.status not in ("in_progress", "completed"):
+                    row.status = "in_progress"
+                    row.error_code = row.error_message = None
+                    row.worker, row.worker_until = None, 0
+                    row.chunk_tokens = entry.chunk_tokens
+                    row.chunk_overlap = entry.chunk_overlap
+
+    def get(self, store_id: str, file_id: str) -> StoreFileRow | None:
+        """Return a file's place in a store, or None."""
+        with self._db.read() as session:
+            row = session.get(StoreFileRow, (store_id, file_id))
+            session.expunge_all()
+            return row
+
+    def page(
+        self, store_id: str, part: Slice, *, status: str | None = None, batch_id: str | None = None
+    ) -> Page[StoreFileRow]:
+        """Return a page of a store's files, or of those of a batch.
+
+        Raises:
+            CursorError: If the page's cursor is no file of the list.
+        """
+        query = select(StoreFileRow).where(StoreFileRow.store_id == store_id)
+        if status is not None:
+            query = query.where(StoreFileRow.status == status)
+        if batch_id is not None:
+            query = query.where(StoreFileRow.batch_id == batch_id)
+        with self._db.read() as session:
+            age = (StoreFileRow.created_at, StoreFileRow.file_id)
+            found = read_page(session, query, age, part)
+            session.expunge_all()
+            return found
+
+    def counts(self, store_ids: Sequence[str]) -> dict[str, Counts]:
+        """Return the counts of stores by their ids."""
+        row = StoreFileRow
+        query = (
+            select(row.store_id, row.status, func.count(), func.sum(row.usage_bytes))
+            .where(row.store_id.in_(store_ids))
+            .group_by(row.store_id, row.status)
+        )
+        found: dict[str, dict[str, int]] = {store_id: {} for store_id in store_ids}
+        with self._db.read() as session:
+            for store_id, status, number, used in session.execute(query):
+                found[store_id][status] = number
+                found[store_id]["usage_bytes"] = found[store_id].get("usage_bytes", 0) + used
+        return {store_id: Counts(**counts) for store_id, counts in found.items()}
+
+    def set_attributes(self, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> None:
+        """Replace the attributes of a file of a store."""
+        with self._db.write() as session:
+            session.execute(
+                update(StoreFileRow)
+                .where(StoreFileRow.store_id == store_id, StoreFileRow.file_id == file_id)
+                .values(attributes=dict(attributes))
+            )
+
+    def attributes(self, store_id: str) -> dict[str, dict[str, Any]]:
+        """Return the attributes of every completed file of a store by its id."""
+        query = select(StoreFileRow.file_id, StoreFileRow.attributes).where(
+            StoreFileRow.store_id == store_id, StoreFileRow.status == "completed"
+        )
+        with self._db.read() as session:
+            return {file_id: attributes for file_id, attributes in session.execute(query)}
+
+    def chunk_ids(self, store_id: str, file_ids: Sequence[str]) -> IntArray:
+        """Return the ids, sorted, of the chunks of those files of a store."""
+        import numpy as np
+
+        wanted = set(file_ids)
+        query = (
+            select(ChunkRow.id, DocumentRow.file_id)
+            .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
+            .where(ChunkRow.store_id == store_id)
+        )
+        with self._db.read() as session:
+            ids = [chunk for chunk, file in session.execute(query) if file in wanted]
+        return np.array(sorted(ids), np.int64)
+
+    # -- batches -------------------------------------------------------------------------------
+
+    def new_batch(self, store_id: str) -> FileBatchRow:
+        """Begin a batch."""
+        row = FileBatchRow(
+            id=new_id("vsfb_"), store_id=store_id, created_at=int(time.time()), cancelled=False
+        )
+        with self._db.write() as session:
+            session.add(row)
+            session.flush()
+            session.expunge(row)
+        return row
+
+    def batch(self, store_id: str, batch_id: str) -> tuple[FileBatchRow, Counts] | None:
+        """Return a batch of a store with its counts, or None."""
+        row = StoreFileRow
+        with self._db.read() as session:
+            batch = session.get(FileBatchRow, batch_id)
+            if batch is None or batch.store_id != store_id:
+                return None
+            query = (
+                select(row.status, func.count())
+                .where(row.batch_id == batch_id)
+                .group_by(row.status)
+            )
+            counts = Counts(**dict(session.execute(query).all()))
+            session.expunge_all()
+            return batch, counts
+
+    def cancel_batch(self, batch_id: str) -> None:
+        """Give up the files of a batch that are not completed."""
+        row = StoreFileRow
+        with self._db.write() as session:
+            session.execute(
+                update(FileBatchRow).where(FileBatchRow.id == batch_id).values(cancelled=True)
+            )
+            session.execute(
+                update(row)
+                .where(row.batch_id == batch_id, row.status == "in_progress")
+                .values(status="cancelled", worker=None)
+            )
+
+    # -- work ----------------------------------------------------------------------------------
+
+    def claim(self, worker: str, seconds: int) -> tuple[StoreFileRow, FileRow] | None:
+        """Take the oldest file that waits, for so many seconds; None if none does."""
+        now = int(time.time())
+        row = StoreFileRow
+        waiting = (
+            select(row)
+            .where(row.status == "in_progress", row.worker_until <= now)
+            .order_by(row.created_at, row.file_id)
+            .limit(1)
+        )
+        with self._db.read() as session:  # most often there is none: no need to lock for that
+            if session.scalar(waiting) is None:
+                return None
+        with self._db.write() as session:
+            found = session.scalar(waiting.with_for_update(skip_locked=True))
+            if found is None:
+                return None
+            found.worker, found.worker_until = worker, now + seconds
+            file = session.get(FileRow, found.file_id)
+            session.flush()
+            session.expunge_all()
+            return None if file is None else (found, file)
+
+    def extend(self, worker: str, seconds: int) -> None:
+        """Keep what a worker has claimed for so many seconds more."""
+        with self._db.write() as session:
+            session.execute(
+                update(StoreFileRow)
+                .where(StoreFileRow.worker == worker, StoreFileRow.status == "in_progress")
+                .values(worker_until=int(time.time()) + seconds)
+            )
+
+    def fail(self, store_id: str, file_id: str, code: ErrorCode, message: str) -> None:
+        """Record that a file cannot be ingested, unless it was taken out or cancelled."""
+        row = StoreFileRow
+        with self._db.write() as session:
+            session.execute(
+                update(row)
+                .where(
+                    row.store_id == store_id, row.file_id == file_id, row.status == "in_progress"
+                )
+                .values(status="failed", error_code=code, error_message=message, worker=None)
+            )
+
+    def postpone(self, store_id: str, file_id: str, seconds: int) -> None:
+        """Give a claimed file back, not to be taken again for so many seconds."""
+        row = StoreFileRow
+        with self._db.write() as session:
+            session.execute(
+                update(row)
+                .where(
+                    row.store_id == store_id, row.file_id == file_id, row.status == "in_progress"
+                )
+                .values(worker=None, worker_until=int(time.time()) + seconds)
+            )
+
+    def release(self, worker: str) -> None:
+        """Give back what a worker has claimed and not finished."""
+        row = StoreFileRow
+        with self._db.write() as session:
+            session.execute(
+                update(row)
+                .where(row.worker == worker, row.status == "in_progress")
+                .values(worker=None, worker_until=0)
+            )
+
+    def waiting(self) -> int:
+        """Return how many files are still to be ingested."""
+        query = select(func.count()).select_from(StoreFileRow)
+        with self._db.read() as session:
+            return session.scalar(query.where(StoreFileRow.status == "in_progress")) or 0

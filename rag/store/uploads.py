@@ -1,0 +1,203 @@
+"""Files that arrive in parts, each of which is on disk when it is acknowledged."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from rag.errors import UsageError
+from rag.store.blobs import Incoming
+from rag.store.database import Database
+from rag.store.files import Files, NewFile
+from rag.store.ids import new_id
+from rag.store.service_tables import FileRow, UploadPartRow, UploadRow
+
+LIFE_S = 3600
+"""An upload that is not completed within an hour expires."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadState:
+    """An upload as it is now; `file` is set once it is completed."""
+
+    row: UploadRow
+    status: str
+    file: FileRow | None = None
+
+
+class Uploads:
+    """The uploads of all projects.
+
+    Args:
+        db: The database.
+        files: Where completed ones go.
+    """
+
+    def __init__(self, db: Database, files: Files) -> None:
+        self._db = db
+        self._files = files
+
+    def create(self, new: NewFile, size: int) -> UploadState:
+        """Announce a file of so many bytes.
+
+        Raises:
+            QuotaError: If the project has no room for it.
+        """
+        now = int(time.time())
+        row = UploadRow(
+            id=new_id("upload_"),
+            project_id=new.project_id,
+            filename=new.filename,
+            bytes=size,
+            purpose=new.purpose,
+            media_type=new.media_type,
+            status="pending",
+            created_at=now,
+            expires_at=now + LIFE_S,
+            file_expires_after=new.expires_after,
+        )
+        with self._db.write() as session:
+            self._files.check_room(session, new.project_id, size)
+            session.add(row)
+            session.flush()
+            session.expunge(row)
+        return UploadState(row, "pending")
+
+    def get(self, project_id: str, upload_id: str) -> UploadState | None:
+        """Return an upload of a project, or None."""
+        with self._db.read() as session:
+            row = session.get(UploadRow, upload_id)
+            if row is None or row.project_id != project_id:
+                return None
+            file = session.get(FileRow, row.file_id) if row.file_id else None
+            session.expunge_all()
+        expired = row.status == "pending" and row.expires_at <= time.time()
+        return UploadState(row, "expired" if expired else row.status, file)
+
+    def received(self, upload: UploadState) -> int:
+        """Return the bytes of all its parts so far."""
+        with self._db.read() as session:
+            query = select(UploadPartRow.bytes).where(UploadPartRow.upload_id == upload.row.id)
+            return sum(session.scalars(query))
+
+    def add_part(self, upload: UploadState, part_id: str, incoming: Incoming) -> UploadPartRow:
+        """Record a part that was received under the name `part_id`.
+
+        Raises:
+            UsageError: If the upload is not pending any more, or its parts are more than announced.
+            StorageError: If it cannot be written.
+        """
+        incoming.finish()
+        row = UploadPartRow(
+            id=part_id,
+            upload_id=upload.row.id,
+            bytes=incoming.size,
+            created_at=int(time.time()),
+        )
+        with self._db.write() as session:
+            now = session.get(UploadRow, upload.row.id, with_for_update=True)
+            if now is None or now.status != "pending":
+                raise _not_pending(upload.row.id, "gone" if now is None else now.status)
+            session.add(row)
+            session.flush()
+            session.expunge(row)
+        return row
+
+    def complete(self, upload: UploadState, part_ids: Sequence[str], md5: str | None) -> FileRow:
+        """Join parts, in the order given, to a file of the project.
+
+        Raises:
+            UsageError: If a part is unknown or given twice, the bytes are not as many as announced
+                or not those of the MD5 digest, or the upload is not pending.
+            QuotaError: If the project has no room for it any more.
+            StorageError: If it cannot be written.
+        """
+        blobs = self._files.blobs
+        with self._db.read() as session:
+            query = select(UploadPartRow).where(UploadPartRow.upload_id == upload.row.id)
+            known = {part.id: part.bytes for part in session.scalars(query)}
+        if len(set(part_ids)) != len(part_ids) or not known.keys() >= set(part_ids):
+            raise UsageError(
+                "part_ids: got a part that is given twice or is not of this upload.",
+                do="Give each part's id once, in the order of the file.",
+            )
+        size = sum(known[part] for part in part_ids)
+        if size != upload.row.bytes:
+            raise UsageError(
+                f"part_ids: the parts have {size:,} bytes; {upload.row.bytes:,} were announced.",
+                do="Send what is missing, or start a new upload.",
+            )
+        new = NewFile(
+            project_id=upload.row.project_id,
+            filename=upload.row.filename,
+            purpose=upload.row.purpose,
+            media_type=upload.row.media_type,
+            expires_after=upload.row.file_expires_after,
+        )
+        with blobs.receive() as incoming:
+            blobs.join((blobs.arrived(part) for part in part_ids), incoming)
+            if md5 is not None and _md5(incoming) != md5.lower():
+                raise UsageError(
+                    "md5: the bytes that arrived have another digest.",
+                    do="Upload the file again.",
+                )
+            file = self._files.add(new, incoming)
+        if not self._end(upload.row.id, "completed", file.id):  # another request was quicker
+            self._files.delete(file.id)
+            raise _not_pending(upload.row.id, "closed")
+        self._drop_parts(list(known))
+        return file
+
+    def cancel(self, upload: UploadState) -> None:
+        """Give an upload up.
+
+        Raises:
+            UsageError: If it is not pending.
+        """
+        if not self._end(upload.row.id, "cancelled"):
+            raise _not_pending(upload.row.id, upload.status)
+        with self._db.read() as session:
+            query = select(UploadPartRow.id).where(UploadPartRow.upload_id == upload.row.id)
+            parts = list(session.scalars(query))
+        self._drop_parts(parts)
+
+    def parts_in_use(self) -> list[str]:
+        """Return the names of received parts whose upload can still be completed."""
+        with self._db.read() as session:
+            query = (
+                select(UploadPartRow.id)
+                .join(UploadRow, UploadRow.id == UploadPartRow.upload_id)
+                .where(UploadRow.status == "pending", UploadRow.expires_at > int(time.time()))
+            )
+            return list(session.scalars(query))
+
+    def _end(self, upload_id: str, status: str, file_id: str | None = None) -> bool:
+        """Close a pending upload; return whether it was pending."""
+        with self._db.write() as session:
+            row = session.get(UploadRow, upload_id, with_for_update=True)
+            if row is None or row.status != "pending":
+                return False
+            row.status, row.file_id = status, file_id
+            return True
+
+    def _drop_parts(self, parts: Sequence[str]) -> None:
+        for part in parts:
+            self._files.blobs.arrived(part).unlink(missing_ok=True)
+
+
+def _md5(incoming: Incoming) -> str:
+    """Return the MD5 digest of what has arrived, which clients may give to be compared."""
+    incoming.finish()
+    with incoming.path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _not_pending(upload_id: str, status: str) -> UsageError:
+    return UsageError(
+        f"Upload {upload_id} is {status} and takes nothing more.",
+        do="Start a new upload of the file.",
+    )
