@@ -167,6 +167,41 @@ class Settings(BaseSettings):
     )
     max_question_chars: Positive = Field(4000, description="Longest question, characters.")
 
+    host: str = Field(
+        "127.0.0.1", description="Where `youju serve` listens; beyond this machine only with keys."
+    )
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        8000, description="Its port; 0 takes a free one."
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Processes that serve.")
+    max_requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        64, description="Requests of a process at once; one more gets 429 straight away."
+    )
+    max_answers: Annotated[int, Field(ge=1, le=1000)] = Field(
+        16, description="Answers of a process that are written at once; others wait."
+    )
+    max_body_kib: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
+        1024, description="Largest body of a request that uploads nothing, KiB."
+    )
+    request_timeout: Seconds = Field(
+        30.0, description="Seconds in which a client must have sent more of its request."
+    )
+    shutdown_timeout: Seconds = Field(
+        20.0, description="Seconds that running requests get when the server is stopped."
+    )
+    rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        0, description="Requests a minute with one key, in each process; 0: any number."
+    )
+    project_quota_mib: Annotated[float, Field(ge=0, le=1e9)] = Field(
+        0.0, description="Uploaded files of one project, MiB; 0: any number."
+    )
+    cors_origins: str = Field(
+        "", description="Origins, separated by commas, whose pages may ask from a browser."
+    )
+    ingest_worker: bool = Field(
+        True, description="Ingest uploaded files in the serving processes."
+    )
+
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -217,6 +252,11 @@ class Settings(BaseSettings):
     def models_folder(self) -> Path:
         """Where converted models are cached."""
         return self.home / "models"
+
+    @property
+    def blobs_folder(self) -> Path:
+        """Where uploaded files are kept."""
+        return self.home / "blobs"
 
     @property
     def indexes_folder(self) -> Path:

@@ -251,6 +251,15 @@ class Store:
             warnings=tuple(row.warnings),
         )
 
+    def text_of_file(self, file_id: str) -> str | None:
+        """Return the parsed text of a file of the store; None if it has none yet."""
+        with self._db.read() as session:
+            return session.scalar(
+                select(DocumentRow.text).where(
+                    DocumentRow.store_id == self.id, DocumentRow.file_id == file_id
+                )
+            )
+
     def page_of(self, name: str, offset: int) -> int | None:
         """Return the page, from 1, of a character of a document; None if it has no pages."""
         with self._db.read() as session:

@@ -32,6 +32,9 @@ from rag.errors import ConfigError, StorageError
 SCHEMA_VERSION = "0002"
 """The newest migration; a test holds it against the migration folder."""
 
+_CONNECTIONS = 40
+"""Connections kept; more than threads that use the database at once."""
+
 _SQLITE_FAULTS = {
     "SQLITE_BUSY": ("is locked by another process", "Wait for the other run to end, then retry."),
     "SQLITE_LOCKED": ("is locked by another process", "Wait for the other run, then retry."),
@@ -162,10 +165,17 @@ def _storage_error(error: BaseException | None, name: str) -> StorageError:
 def _create_engine(url: str, timeout_s: float) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        return create_engine(
+            parsed, pool_pre_ping=True, pool_size=_CONNECTIONS, hide_parameters=True
+        )
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": timeout_s})
+    engine = create_engine(
+        parsed,
+        connect_args={"timeout": timeout_s},
+        pool_size=_CONNECTIONS,
+        hide_parameters=True,  # they may hold the text of documents
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -1,0 +1,166 @@
+"""Who asks, and what they may do.
+
+A key comes as `Authorization: Bearer sk-youju-...`. As long as no key was ever made, everything is
+open, and the server listens to its own machine only; then it also refuses what a page of another
+site has a browser send (by the headers Host and Origin), since that comes from this machine, too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from api.errors import ApiError
+from api.observing import note
+from api.service import Service, service_of
+from rag.store.projects import Access, Keys, Scope
+from rag.store.tables import DEFAULT_PROJECT
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", "testserver"})
+_RANK: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
+_REMEMBERED_S = 1.0
+_MOST_REMEMBERED = 1000
+_OPEN = Access(DEFAULT_PROJECT, "admin")
+
+bearer = HTTPBearer(auto_error=False, description="A key made by `youju keys create`.")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+
+
+class Doorman:
+    """Tells whom a key belongs to, and counts its requests.
+
+    What the database says is remembered for a second, so that a key that is revoked is worthless
+    within one.
+
+    Args:
+        keys: The database's.
+        per_minute: Requests that one key may make in a minute, in this process; 0: any number.
+    """
+
+    def __init__(self, keys: Keys, per_minute: int) -> None:
+        self._keys = keys
+        self._limit = RateLimitItemPerMinute(per_minute) if per_minute else None
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, Access | None]] = {}
+        self._closed: tuple[float, bool] = (0.0, False)
+
+    def closed(self) -> bool:
+        """Whether a key is needed: from the moment on that one was made."""
+        until, known = self._closed
+        if not known and time.monotonic() >= until:
+            self._closed = (time.monotonic() + _REMEMBERED_S, self._keys.exist())
+        return self._closed[1]
+
+    def access(self, key: str) -> Access | None:
+        """Return what a key allows, or None."""
+        now = time.monotonic()
+        with self._lock:
+            until, known = self._known.get(key, (0.0, None))
+        if now < until:
+            return known
+        found = self._keys.access(key)
+        with self._lock:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[key] = (now + _REMEMBERED_S, found)
+        return found
+
+    def count(self, key_id: str) -> int:
+        """Count a request; return 0, or the seconds to wait if it is one too many."""
+        if self._limit is None or not key_id or self._limiter.hit(self._limit, key_id):
+            return 0
+        reset = self._limiter.get_window_stats(self._limit, key_id).reset_time
+        return max(1, int(reset - time.time()) + 1)
+
+
+def authenticate(request: Request, credentials: Credentials) -> Access:
+    """Return who asks.
+
+    Raises:
+        ApiError: 401 without a valid key, 403 for a page of another site, 429 for too many.
+    """
+    doorman = service_of(request).doorman
+    if not doorman.closed():
+        _check_local(request)
+        return _OPEN
+    if credentials is None:
+        raise ApiError(
+            401,
+            "No API key: expected the header 'Authorization: Bearer sk-youju-...'.",
+            code="missing_api_key",
+            kind="authentication_error",
+            headers={"www-authenticate": "Bearer"},
+        )
+    found = doorman.access(credentials.credentials)
+    if found is None:
+        raise ApiError(
+            401,
+            "The API key is not valid: unknown, expired or revoked.",
+            code="invalid_api_key",
+            kind="authentication_error",
+            headers={"www-authenticate": "Bearer"},
+        )
+    note(request.scope, key=found.key_id)
+    wait = doorman.count(found.key_id)
+    if wait:
+        service_of(request).meters.refused.labels("rate").inc()
+        raise ApiError(
+            429,
+            f"Too many requests with this key. Try again in {wait} s.",
+            code="rate_limit_exceeded",
+            kind="rate_limit_error",
+            headers={"retry-after": str(wait)},
+        )
+    return found
+
+
+def _check_local(request: Request) -> None:
+    """Refuse what another site's page has a browser of this machine send."""
+    host = _hostname(f"//{request.headers.get('host', '')}")
+    origin = request.headers.get("origin")
+    if host in LOOPBACK and (origin is None or _hostname(origin) in LOOPBACK):
+        return
+    raise ApiError(
+        403,
+        "Without API keys only this machine's own pages and programs may ask. "
+        "Make a key: youju keys create NAME",
+        code="not_local",
+        kind="permission_error",
+    )
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+class _Needs:
+    """A dependency: who asks, if their key has the scope."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __call__(self, access: Annotated[Access, Depends(authenticate)]) -> Access:
+        if _RANK[access.scope] < _RANK[self._scope]:
+            raise ApiError(
+                403,
+                f"This key may only {access.scope}; the request needs the scope {self._scope!r}.",
+                code="insufficient_scope",
+                kind="permission_error",
+            )
+        return access
+
+
+Reader = Annotated[Access, Depends(_Needs("read"))]
+Writer = Annotated[Access, Depends(_Needs("write"))]

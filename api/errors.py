@@ -1,0 +1,217 @@
+"""One table from exception to HTTP status, and the shape that errors have.
+
+The shape is OpenAI's: `{"error": {"message", "type", "param", "code"}}`. What went wrong inside the
+server is told in general words only; the log has the rest under the request's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from api.observing import failed
+from rag import errors
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What an exception means to a client.
+
+    Attributes:
+        status: The HTTP status.
+        type: OpenAI's word for the kind of error.
+        code: A stable word for this error.
+        message: What is said instead of the exception's own words; "" says those.
+        retry_after: Seconds after which asking again can help; 0: no such header.
+    """
+
+    status: int
+    type: str
+    code: str
+    message: str = ""
+    retry_after: int = 0
+
+
+def _ours(status: int, code: str, message: str, retry_after: int = 0) -> Meaning:
+    return Meaning(status, SERVER, code, message, retry_after)
+
+
+_MODEL = "The server's model failed. Try again; if it persists, tell who runs the server."
+_SET_UP = "The server is not set up for this. Tell who runs it."
+_DISK = "The server's storage cannot be used now. Try again later."
+
+MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
+    errors.YoujuError: _ours(500, "server_error", "The server failed."),
+    errors.UsageError: Meaning(400, INVALID, "invalid_request"),
+    errors.ConfigError: _ours(500, "misconfigured", _SET_UP),
+    errors.PathError: _ours(500, "misconfigured", _SET_UP),
+    errors.QueryError: Meaning(400, INVALID, "invalid_query"),
+    errors.FilterError: Meaning(400, INVALID, "invalid_filter"),
+    errors.ChatError: Meaning(400, INVALID, "invalid_messages"),
+    errors.PromptTooLong: Meaning(400, INVALID, "context_length_exceeded"),
+    errors.UnknownStore: Meaning(
+        404, INVALID, "vector_store_not_found", "No vector store of that id or name."
+    ),
+    errors.UnknownFile: Meaning(404, INVALID, "file_not_found", "No file of that id."),
+    errors.UnknownKey: Meaning(404, INVALID, "key_not_found"),
+    errors.CursorError: Meaning(400, INVALID, "invalid_cursor"),
+    errors.QuotaError: Meaning(403, "permission_error", "quota_exceeded"),
+    errors.TooLarge: Meaning(413, INVALID, "file_too_large"),
+    errors.IndexMismatch: Meaning(
+        409,
+        INVALID,
+        "index_mismatch",
+        "The store was made by another embedding model than the server has now. Who runs the "
+        "server can mend that with `youju reindex`.",
+    ),
+    errors.DocumentRejected: Meaning(400, INVALID, "document_rejected"),
+    errors.StorageError: _ours(503, "storage_unavailable", _DISK, retry_after=5),
+    errors.ModelError: _ours(502, "model_failed", _MODEL),
+    errors.MissingExtra: _ours(500, "misconfigured", _SET_UP),
+    errors.CheckpointError: _ours(500, "misconfigured", _SET_UP),
+    errors.AdapterMismatch: _ours(500, "misconfigured", _SET_UP),
+    errors.GenerationFailed: _ours(500, "generation_failed", _MODEL),
+    errors.OutOfMemory: _ours(503, "out_of_memory", "The model ran out of memory.", retry_after=5),
+    errors.QueueFull: Meaning(
+        429, "rate_limit_error", "queue_full", "Too many answers are being written.", retry_after=1
+    ),
+    errors.EngineClosed: _ours(503, "shutting_down", "The model is shutting down.", retry_after=5),
+    errors.ToolCallError: _ours(502, "model_failed", _MODEL),
+    errors.EvalDataError: _ours(500, "misconfigured", _SET_UP),
+}
+"""Every error of rag.errors; a test fails if one is missing."""
+
+
+class ApiError(Exception):
+    """An error that is known where a request is read, with all that the client gets.
+
+    Args:
+        status: The HTTP status, 400 to 599.
+        message: What was got, what was expected, what to do.
+        code: A stable word.
+        param: The field at fault.
+        kind: OpenAI's word for the kind of error.
+        headers: To send with it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        kind: str = INVALID,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.kind = kind
+        self.headers = dict(headers or {})
+
+
+def not_found(what: str, id_: str) -> ApiError:
+    """Return the error for an object that is not there, or is another project's."""
+    code = what.lower().replace(" ", "_")
+    return ApiError(404, f"No {what} with id {id_[:80]!r}.", code=f"{code}_not_found", param="id")
+
+
+def error_body(message: str, kind: str, code: str | None, param: str | None) -> dict[str, Any]:
+    """Return the body that an error has."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def meaning_of(error: errors.YoujuError) -> Meaning:
+    """Return what an error means: the entry of its class, or of the nearest above it."""
+    return next(MEANINGS[kind] for kind in type(error).__mro__ if kind in MEANINGS)
+
+
+def as_api_error(error: errors.YoujuError) -> ApiError:
+    """Return an error as a client gets it."""
+    meaning = meaning_of(error)
+    headers = {"retry-after": str(meaning.retry_after)} if meaning.retry_after else {}
+    return ApiError(
+        meaning.status,
+        meaning.message or str(error),
+        code=meaning.code,
+        kind=meaning.type,
+        headers=headers,
+    )
+
+
+def answer_with(error: ApiError) -> JSONResponse:
+    """Return the response for an error."""
+    body = error_body(error.message, error.kind, error.code, error.param)
+    return JSONResponse(body, error.status, headers=error.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Have the application answer every error in the one shape."""
+
+    def on_api_error(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return answer_with(error)
+
+    def on_our_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, errors.YoujuError)
+        known = as_api_error(error)
+        if known.status >= 500:
+            failed(request.scope, error)
+        return answer_with(known)
+
+    def on_invalid(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return answer_with(_explain(error))
+
+    def on_http(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        known = ApiError(
+            error.status_code,
+            str(error.detail),
+            code={404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "http_error"),
+            headers=error.headers,
+        )
+        return answer_with(known)
+
+    def on_anything(request: Request, error: Exception) -> JSONResponse:
+        failed(request.scope, error)
+        return answer_with(as_api_error(errors.YoujuError("")))
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(errors.YoujuError, on_our_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_anything)
+
+
+def _explain(error: RequestValidationError) -> ApiError:
+    """Say in one line which field is wrong, and how."""
+    first = error.errors()[0]
+    kind, place = first["type"], [str(part) for part in first["loc"]]
+    if kind == "json_invalid":
+        return ApiError(400, "The body is not valid JSON.", code="invalid_json")
+    inside = place[1:] if place and place[0] in ("body", "query", "path", "header") else place
+    param = ".".join(inside) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return ApiError(
+            400, f"Unknown field {param!r}. See /docs.", code="unknown_parameter", param=param
+        )
+    if kind == "missing":
+        what = f"field {param!r}" if param else "a body of type application/json"
+        return ApiError(400, f"Missing: {what}.", code="missing_parameter", param=param)
+    return ApiError(
+        400, f"{param or 'The body'}: {message}.", code="invalid_parameter", param=param
+    )

@@ -1,0 +1,102 @@
+"""What several groups of routes share: strict bodies, lists in pages, errors, metadata."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from fastapi import Query
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+T = TypeVar("T")
+
+
+class Body(BaseModel):
+    """A request: an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Shown(BaseModel):
+    """A response."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetail(Shown):
+    """What went wrong: `message` for people, `code` for programs, `param` names the field."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorShown(Shown):
+    """The shape of every error."""
+
+    error: ErrorDetail
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a NUL character is not allowed")
+    return text
+
+
+PlainText = Annotated[str, AfterValidator(_no_nul)]
+MetadataKey = Annotated[str, StringConstraints(max_length=64), AfterValidator(_no_nul)]
+MetadataText = Annotated[str, StringConstraints(max_length=512), AfterValidator(_no_nul)]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataText],
+    Field(max_length=16, description="Up to 16 texts of your own, by name."),
+]
+Attributes = Annotated[
+    dict[MetadataKey, bool | float | MetadataText],
+    Field(max_length=16, description="Up to 16 texts, numbers or booleans that filters can use."),
+]
+ObjectId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_no_nul)]
+
+Limit = Annotated[int, Query(ge=1, le=100, description="At most so many.")]
+Order = Annotated[Literal["asc", "desc"], Query(description="By age; desc: newest first.")]
+After = Annotated[
+    str, Query(max_length=64, description="Go on after the object of this id.")
+]
+Before = Annotated[str, Query(max_length=64, description="Go back from the object of this id.")]
+
+
+class Listing(Shown, Generic[T]):
+    """A page of a list; `last_id` is the next page's `after`."""
+
+    object: Literal["list"] = "list"
+    data: list[T]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class Deleted(Shown):
+    """What is gone."""
+
+    id: str
+    object: str
+    deleted: Literal[True] = True
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorShown, "description": text}
+    for status, text in {
+        400: "The request is wrong; `param` names the field.",
+        401: "No valid API key.",
+        403: "The key may not do this, or the quota is used up.",
+        404: "There is no such object.",
+        408: "The request took too long to arrive.",
+        409: "The object is in a state that does not allow this.",
+        413: "Too large.",
+        415: "Of a type that is not supported.",
+        429: "Too many requests; see the header Retry-After.",
+        500: "The server failed.",
+        502: "A model that the server asks failed.",
+        503: "Not possible now; see the header Retry-After.",
+    }.items()
+}
+"""Answers that any route may give."""

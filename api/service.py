@@ -1,0 +1,135 @@
+"""What the routes work with: made once for a process, passed in, closed at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import anyio
+from fastapi import Request
+
+from ingest.uploaded import UploadIngestion
+from rag.build import Rag
+from rag.errors import YoujuError
+from rag.opened import OpenStores
+from rag.store.answers import Responses
+from rag.store.blobs import Blobs
+from rag.store.files import Files
+from rag.store.projects import Keys
+from rag.store.store_files import StoreFiles
+from rag.store.uploads import Uploads
+from rag.store.vector_stores import VectorStores
+
+if TYPE_CHECKING:
+    from api.access import Doorman
+    from api.batching import SearchBatcher
+    from api.observing import Meters
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_MIB = 1024 * 1024
+
+
+class Service:
+    """The collaborators of all routes.
+
+    Args:
+        rag: The parts.
+        meters: Where numbers go.
+    """
+
+    def __init__(self, rag: Rag, meters: Meters) -> None:
+        from api.access import Doorman
+        from api.batching import SearchBatcher
+
+        settings = rag.settings
+        self.rag = rag
+        self.settings = settings
+        self.meters = meters
+        quota = int(settings.project_quota_mib * _MIB) or None
+        self.max_file_bytes = int(settings.max_file_mib * _MIB)
+        self.files = Files(rag.db, Blobs(settings.blobs_folder), quota=quota)
+        self.uploads = Uploads(rag.db, self.files)
+        self.stores = VectorStores(rag.db)
+        self.store_files = StoreFiles(rag.db)
+        self.responses = Responses(rag.db)
+        self.keys = Keys(rag.db)
+        self.opened = OpenStores(rag)
+        self.doorman: Doorman = Doorman(self.keys, settings.rate_limit)
+        self.batcher: SearchBatcher = SearchBatcher(rag, meters)
+        self.ingestion = UploadIngestion(
+            rag, self.opened, self.files.blobs, report=self._on_ingested
+        )
+        self._short = anyio.CapacityLimiter(8)
+        self._long = anyio.CapacityLimiter(settings.max_answers)
+        self._warm = threading.Event()
+        self.fault = ""
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run something that asks the database or the disk, off the event loop."""
+        return await anyio.to_thread.run_sync(
+            lambda: function(*args, **kwargs), limiter=self._short, abandon_on_cancel=False
+        )
+
+    async def run_long(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run something that computes, off the event loop."""
+        return await anyio.to_thread.run_sync(
+            lambda: function(*args, **kwargs), limiter=self._long, abandon_on_cancel=False
+        )
+
+    def start(self) -> None:
+        """Warm the models up and begin to ingest, both beside the event loop."""
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+        if self.settings.ingest_worker:
+            self.ingestion.start()
+
+    def close(self) -> None:
+        """Stop what runs beside the event loop."""
+        if self.settings.ingest_worker:
+            self.ingestion.close()
+        self.opened.save()
+
+    def not_ready(self) -> dict[str, str]:
+        """Return what is not ready yet, and why; {} when everything is."""
+        waiting: dict[str, str] = {}
+        if self.fault:
+            waiting["models"] = "cannot be loaded; see the server's log"
+        elif not self._warm.is_set():
+            waiting["models"] = "loading"
+        try:
+            self.keys.exist()
+        except YoujuError:
+            waiting["database"] = "cannot be read"
+        return waiting
+
+    def _warm_up(self) -> None:
+        from api.observing import log
+
+        try:
+            self.rag.embedder.encode_queries(["warm up 预热"])
+            _ = self.rag.analyzer.query("warm up 预热")
+            _ = self.rag.answerer
+        except YoujuError as error:
+            self.fault = str(error)
+            log.error("not ready", reason=str(error))
+            return
+        self._warm.set()
+
+    def _on_ingested(
+        self, store_id: str, file_id: str, status: str, seconds: float, message: str
+    ) -> None:
+        from api.observing import log
+
+        self.meters.files.labels(status).inc()
+        log.info(
+            "ingested", store=store_id, file=file_id, status=status, s=round(seconds, 3),
+            reason=message,
+        )  # fmt: skip
+
+
+def service_of(request: Request) -> Service:
+    """Return the service of the application that answers a request."""
+    service: Service = request.app.state.service
+    return service
