@@ -31,12 +31,11 @@ MAX_MODEL_CHARS = 400
 _WH_EN = r"(?:what|which|who|whom|whose|when|where|why|how)"
 _PREPOSITIONS = r"(?:for|in|on|at|with|without|under|from|by|to|within|during|after|before|of|per)"
 _AUXILIARY = r"(?:is|are|was|were|do|does|did|can|could|may|must|should|will|would|has|have|had)"
-_ASKING_EN = re.compile(
-    rf"\bhow (?:many|much|long|old|far|large|big|tall|high|often|fast|heavy|deep|soon|wide)\b"
-    rf"|\b{_WH_EN}\b|\b(?:do|does|did|is there|are there|is|are|can|could|should|would) (?:i|we|you)\b"
-    r"|^(?:is|are|was|were|do|does|did|can|could|may|must|should|will|would|has|have|had)\b"
-    r"|\b(?:do|does|did)\b",
-    re.IGNORECASE,
+_PLAIN_WORD = re.compile(r"\w(?:[\w@./-]*\w)?")
+_PREDICATE_ZH = re.compile(
+    r"最[多少高低大晚早]|至少|可以|可不可以|要(?!求|点|點|素)|(?<![机機])[会會](?![议議员員计計])"
+    r"|(?<![功性智职職机機])能(?![源力耗效])|[应應]|允许|允許|需|多[少久高大長长]|什么|什麼|[几幾]|哪|谁|誰"
+    r"|何|怎|吗|嗎|(?<![于於凡])是|有(?![限效关關机機])|还|還|(?<![现現存所])在"
 )
 _ASKING_ZH = re.compile(
     r"为什么|為什麼|为何|為何|什么|什麼|甚麼|是?多少|多久|多[高大长長远遠重快深宽寬]|哪[个個些里裡儿兒位家种種]?"
@@ -59,6 +58,9 @@ _PHRASE_EN = rf"[^,;?.!]+?(?=\s+(?:{_PREPOSITIONS}|{_AUXILIARY})\b|[,;?.!]|$)"
 _ARTICLE = re.compile(r"^(?:the|an?|our|my|your)\s+", re.IGNORECASE)
 _SUBJECT = re.compile(
     r"\b(?:do|can|may|must|should|will) (?:the |our |my |your )?(\w+s)\b", re.IGNORECASE
+)
+_OWNED_ZH = re.compile(
+    rf"(?<=的)(?:(?!的)[{HAN}]){{1,8}}?(?=最|至少|可以|需要|要|能|多少|多久|多[高大长長重]|什么|什麼|[几幾]|哪|怎|是|在|有)"
 )
 _SHORT_WORD_ZH = re.compile(f"[{HAN}]{{2,4}}")
 
@@ -122,16 +124,25 @@ def _combine(context: str, hanging: Dependence) -> str:
         return _contrasted(_tail(context, room), hanging.fragment)[:MAX_CHARS]
     question = " ".join(hanging.fragment.split())
     topic = _topic(_tail(context, MAX_CHARS))
-    return f"{_tail(topic, MAX_CHARS - len(question) - 1)} {question}".strip()
+    stop = "。" if is_chinese(topic) else ". "
+    room = MAX_CHARS - len(question) - len(stop)
+    return f"{_tail(topic, room).rstrip(_CLOSING)}{stop}{question}" if topic else question
 
 
 def _topic(context: str) -> str:
-    """A question without its question words."""
-    if is_chinese(context):
-        bare = _ASKING_ZH.sub(" ", context)
-    else:
-        bare = _ASKING_EN.sub(" ", context)
-    return " ".join(_MARKS.sub(" ", bare).split())
+    """What a question is about.
+
+    In Chinese, where the topic stands first, what stands before the first verb of asking; in
+    English its telling words. Kept apart from the new question by a full stop, they count half
+    for the answerer (rag.question.BACKGROUND_WEIGHT).
+    """
+    if not is_chinese(context):
+        words = _PLAIN_WORD.findall(context)
+        return " ".join(word for word in words if telling_words(word) or codes(word))
+    head = _PREDICATE_ZH.split(context, maxsplit=1)[0].strip(" ，,、。")
+    if telling_words(head) > 1 or codes(head):
+        return head
+    return " ".join(_MARKS.sub(" ", _ASKING_ZH.sub(" ", context)).split())
 
 
 def _contrasted(context: str, fragment: str) -> str:
@@ -143,14 +154,23 @@ def _contrasted(context: str, fragment: str) -> str:
     """
     if not fragment:
         return context
+    if fragment.startswith("的") and (owned := _OWNED_ZH.search(context)):
+        return context[: owned.start()] + fragment[1:] + context[owned.end() :]
+    fragment = fragment.removeprefix("的")
     text, left = _swap_shapes(context, fragment)
     if left == fragment:
         text, left = _swap_phrase(text, left)
     known = text.casefold()
-    left = " ".join(word for word in left.split() if word.casefold() not in known)
-    if text != context and not telling_words(left) and not codes(left):
+    left = " ".join(word for word in left.split() if _adds(word) and word.casefold() not in known)
+    if not left:
         return text
-    return f"{text.rstrip(_CLOSING)} {left}".strip() + ("？" if is_chinese(text) else "?")
+    mark, space = ("？", " ") if is_chinese(text) else ("?", ", ")
+    return f"{text.rstrip(_CLOSING)}{space}{left}{mark}"
+
+
+def _adds(word: str) -> bool:
+    """Whether a word left over from a fragment says something; no single character does."""
+    return len(word) > 1 and bool(telling_words(word) or codes(word))
 
 
 def _swap_shapes(context: str, fragment: str) -> tuple[str, str]:

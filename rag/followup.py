@@ -45,7 +45,7 @@ _OPENER_EN = re.compile(
     re.IGNORECASE,
 )
 _ABOUT_EN = re.compile(
-    r"(?:(?:what|how) about|what of|(?:and )?(?:the )?same (?:question )?(?:for|with|about|in|on))\b\s*",
+    r"(?:(?:what|how) about|what of|(?:the )?same (?:question )?(?:for|with|about|in|on))\b\s*",
     re.IGNORECASE,
 )
 _OWN_QUESTION_EN = re.compile(
@@ -59,7 +59,8 @@ _PREPOSITION_EN = (
 )
 _PRONOUN_EN = re.compile(
     r"\b(?:its?|itself|they|them|their|theirs|he|him|his|she|hers?|these|those"
-    r"|the (?:former|latter)|th(?:is|at) one|(?:which|the (?:other|first|second|last|next)) ones?)\b"
+    r"|the (?:former|latter)|th(?:is|at) one"
+    r"|(?:which|the (?:other|first|second|last|next)) ones?)\b"
     r"|\bthis\b(?! (?:year|month|week|quarter|morning|time))"
     r"|\b(?:for|of|to|in|on|with|about|after|before|than|at|by|from|like|do|does|is|was|did|can"
     r"|will|would|should|over|under|and|or) that\b"
@@ -68,12 +69,14 @@ _PRONOUN_EN = re.compile(
     re.IGNORECASE,
 )
 _COMPARING = re.compile(
-    r"\b(?:else|otherwise|instead|another|the others?|the same)\b|同样|同樣|其他|其它|其餘|其余|别的|別的",
+    r"\b(?:else|otherwise|instead|another|the others?|the same)\b"
+    r"|同样|同樣|其他|其它|其餘|其余|别的|別的",
     re.IGNORECASE,
 )
 _DEFINITION = re.compile(
-    r"what (?:is|are) an? [^,;?]+\??|(?:what|who) (?:is|are|was|were) (?:the )?(?-i:[A-Z])[^,;?]+\??|what do(?:es)? .+ mean\??|(?:什么|什麼|甚麼)(?:是|叫).+"
-    r"|.+(?:是什么|是什麼)(?:意思)?[?？]?",
+    r"what (?:is|are) an? [^,;?]+\??|what do(?:es)? .+ mean\??"
+    r"|(?:what|who) (?:is|are|was|were) (?:the )?(?-i:[A-Z])[^,;?]+\??"
+    r"|(?:什么|什麼|甚麼)(?:是|叫).+|.+(?:是什么|是什麼)(?:意思)?[?？]?",
     re.IGNORECASE,
 )
 _EMPTY_IT = re.compile(
@@ -129,10 +132,11 @@ class Dependence:
 
     Attributes:
         kind: "alone": it does not. "contrast": it names something else to ask the last question
-            about ("What about the D60?"). "continues": it asks something else about what was
-            spoken of ("How loud is it?"). "nothing": it asks nothing ("Thanks!").
-        fragment: Of a contrast, what is named, without its openers, pronouns and particles; else
-            the question.
+            about ("What about the D60?", "JL-220 呢？"). "continues": it asks something else about
+            what was spoken of ("How loud is it?"). "nothing": it asks nothing ("Thanks!").
+        fragment: Of a contrast, what is named, without its openers, pronouns and particles; it
+            begins with "的" if it was named as something of the last topic ("它的叶轮呢？").
+            Else the question.
     """
 
     kind: Kind
@@ -229,9 +233,7 @@ def _by_pronoun(question: str, text: str, pronoun: re.Pattern[str]) -> Dependenc
 
 def _named(text: str, pronoun: re.Pattern[str]) -> str:
     """What a contrast names: no pronoun, no closing punctuation."""
-    return " ".join(pronoun.sub(" ", text).strip(" ?？!！.。,，、;；:：").split()).removeprefix(
-        "的"
-    )
+    return " ".join(pronoun.sub(" ", text).strip(" ?？!！.。,，、;；:：").split())
 
 
 def _telling_english(text: str) -> int:
