@@ -110,3 +110,10 @@ def test_questions_reach_every_format_and_nearly_every_document() -> None:
     formats = {(path.suffix, language(path)) for path in asked}
     assert formats == {(suffix, lang) for suffix in FORMATS for lang in ("zh", "en")}
     assert len(asked) >= 0.9 * len(DOCUMENTS)
+
+
+def test_answers_of_the_conversations_occur_in_their_documents() -> None:
+    for line in (SAMPLES / "followups.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        for answer in entry["answers"]:
+            assert answer in folded_text(CORPUS / entry["document"]), entry["id"]
