@@ -5,6 +5,7 @@
     │   ├── ConfigError                     a setting is unknown, or its value out of range
     │   ├── PathError                       a path is missing, unreadable or holds no documents
     │   ├── QueryError                      a question is empty, too long or not text
+    │   ├── FilterError                     a filter on attributes is not of the expected form
     │   ├── ChatError                       a message's role or a training example cannot be used
     │   ├── PromptTooLong                   a prompt leaves a model no room to answer
     │   ├── UnknownStore                    no store of that name
@@ -65,6 +66,10 @@ class PathError(UsageError):
 
 class QueryError(UsageError):
     """A question is empty, too long, or holds no text."""
+
+
+class FilterError(UsageError):
+    """A filter on attributes is not of the expected form; the message says where in it."""
 
 
 class ChatError(UsageError):

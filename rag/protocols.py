@@ -71,8 +71,15 @@ class DenseIndex(Protocol):
         """Remove those of `ids` that are present; return how many were."""
         ...
 
-    def search(self, queries: FloatArray, top_k: int) -> list[Ranking]:
-        """For each row of (q, dim) unit queries the min(top_k, len) nearest, cosine in [-1, 1]."""
+    def search(
+        self, queries: FloatArray, top_k: int, allowed: IntArray | None = None
+    ) -> list[Ranking]:
+        """For each row of (q, dim) unit queries the min(top_k, len) nearest, cosine in [-1, 1].
+
+        Given `allowed`, (n,) int64 ids that ascend strictly, the nearest among those: as if no
+        other vector were there. Ids that the index does not hold are ignored; none allowed, none
+        found.
+        """
         ...
 
 
@@ -107,8 +114,15 @@ class LexicalIndex(Protocol):
         """The sequence number recorded by the last `apply`; 0 when new."""
         ...
 
-    def search(self, queries: Sequence[str], top_k: int) -> list[Ranking]:
-        """For each query up to top_k texts that share a term with it, BM25 score > 0."""
+    def search(
+        self, queries: Sequence[str], top_k: int, allowed: IntArray | None = None
+    ) -> list[Ranking]:
+        """For each query up to top_k texts that share a term with it, BM25 score > 0.
+
+        Given `allowed`, (n,) int64 ids that ascend strictly, the best among those: the ranking of
+        all texts, scores included, without the others. How rare a word is, is counted over the
+        whole index. Ids that the index does not hold are ignored; none allowed, none found.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from rag.fuse import best_first, hybrid_fusion, reciprocal_rank_fusion
 from rag.protocols import DenseIndex, Embedder, LexicalIndex, Reranker, Tokens
-from rag.schema import Chunk, Hit, Ranking
+from rag.schema import Chunk, Hit, IntArray, Ranking
 
 System: TypeAlias = Literal["hybrid", "dense", "bm25", "rrf"]
 
@@ -72,14 +72,22 @@ class Retriever:
         self._reranker = reranker
         self._reranker_depth = reranker_depth
 
-    def search(self, query: str, top_k: int) -> list[Hit]:
+    def search(self, query: str, top_k: int, allowed: IntArray | None = None) -> list[Hit]:
         """Return up to `top_k` passages for a query; see `search_many`."""
-        return self.search_many([query], top_k)[0]
+        return self.search_many([query], top_k, allowed)[0]
 
-    def search_many(self, queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+    def search_many(
+        self, queries: Sequence[str], top_k: int, allowed: IntArray | None = None
+    ) -> list[list[Hit]]:
         """Return up to `top_k` passages for each query, with one call of the embedder.
 
         Passages deleted since the indexes were brought up to date are passed over.
+
+        Args:
+            queries: One that is empty or blank finds nothing.
+            top_k: Passages wanted for each, >= 1.
+            allowed: None, or (n,) int64 ids that ascend strictly: both indexes search among those
+                alone, before anything is ranked or fused. With none allowed no model is loaded.
 
         Returns:
             Best first, ties by id; [] where nothing matched. `Hit.score` is the fused score in
@@ -88,10 +96,10 @@ class Retriever:
         Raises:
             ModelError: If the embedder or the reranker fails.
             StorageError: If an index or the store cannot be read.
-            ValueError: If top_k < 1.
+            ValueError: If top_k < 1, or `allowed` is not sorted or repeats an id.
         """
         wanted = max(top_k, self._reranker_depth) if self._reranker else top_k
-        found = self._find(queries, wanted)
+        found = self._find(queries, wanted, allowed)
         rankings = [result.ranking for result in found]
         chunks = self._fetch(rankings, wanted)
         results = []
@@ -104,7 +112,9 @@ class Retriever:
             results.append(self._rerank(query, hits[:wanted])[:top_k])
         return results
 
-    def rank_many(self, queries: Sequence[str], top_k: int) -> list[Ranking]:
+    def rank_many(
+        self, queries: Sequence[str], top_k: int, allowed: IntArray | None = None
+    ) -> list[Ranking]:
         """Return (id, score) as `search_many` does, without the passages.
 
         They are fetched only if there is a reranker; otherwise a deleted one may be among them.
@@ -113,23 +123,25 @@ class Retriever:
         if self._reranker:
             return [
                 [(hit.chunk.id, hit.score) for hit in hits]
-                for hits in self.search_many(queries, top_k)
+                for hits in self.search_many(queries, top_k, allowed)
             ]
-        return [result.ranking[:top_k] for result in self._find(queries, top_k)]
+        return [result.ranking[:top_k] for result in self._find(queries, top_k, allowed)]
 
-    def _find(self, queries: Sequence[str], top_k: int) -> list[_Found]:
+    def _find(self, queries: Sequence[str], top_k: int, allowed: IntArray | None) -> list[_Found]:
         """Ask the indexes and fuse what they return."""
         if top_k < 1:
             raise ValueError(f"expected top_k >= 1, got {top_k}")
+        if allowed is not None and not len(allowed):
+            return [_Found([], {}, {}) for _ in queries]
         depth = max(self._candidates, top_k)
         asked = [number for number, query in enumerate(queries) if not query.isspace() and query]
         texts = [queries[number] for number in asked]
         dense: list[Ranking] = [[] for _ in texts]
         lexical: list[Ranking] = [[] for _ in texts]
         if texts and self._dense is not None and len(self._dense):
-            dense = self._dense.search(self._embedder().encode_queries(texts), depth)
+            dense = self._dense.search(self._embedder().encode_queries(texts), depth, allowed)
         if texts and self._lexical is not None:
-            lexical = self._lexical.search(texts, depth)
+            lexical = self._lexical.search(texts, depth, allowed)
         fused = self._fuse(texts, dense, lexical)
         found = [_Found([], {}, {}) for _ in queries]
         for number, ranking, near, matching in zip(asked, fused, dense, lexical, strict=True):

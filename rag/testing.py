@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from rag.index.allowed import checked
 from rag.protocols import DenseIndex, LexicalIndex
 from rag.schema import FloatArray, IntArray, Ranking
 
@@ -132,12 +133,16 @@ class FakeLexicalIndex:
         """Forget everything."""
         self._texts, self._seq = {}, 0
 
-    def search(self, queries: Sequence[str], top_k: int) -> list[Ranking]:
+    def search(
+        self, queries: Sequence[str], top_k: int, allowed: IntArray | None = None
+    ) -> list[Ranking]:
         """Best first, ties by id."""
+        kept = self._texts.keys() if allowed is None else set(checked(allowed).tolist())
+        texts = {key: text for key, text in self._texts.items() if key in kept}
         rankings = []
         for query in queries:
             words = set(_words(query))
-            scored = [(key, float(len(words & text))) for key, text in self._texts.items()]
+            scored = [(key, float(len(words & text))) for key, text in texts.items()]
             hits = sorted(
                 (pair for pair in scored if pair[1]), key=lambda pair: (-pair[1], pair[0])
             )
@@ -176,6 +181,16 @@ def check_dense_index(make: Callable[[int], DenseIndex], tolerance: float = 1e-3
     assert [[hit for hit, _ in ranking] for ranking in one_by_one] == [
         [hit for hit, _ in ranking] for ranking in index.search(queries, 7)
     ], "a batch finds other neighbours than its queries one by one"
+
+    assert index.search(queries, 5, ids[:0]) == [[], [], [], []], "found where none is allowed"
+    for some in (ids[::7], ids[3:4], ids):
+        allowed: IntArray = np.union1d(some, [2, 100_000])  # two that were never added
+        here = np.isin(ids, some)
+        for top_k in (1, 7, 60):
+            found_here = index.search(queries, top_k, allowed)
+            _check_rankings(found_here, queries, ids[here], vectors[here], top_k, tolerance)
+    _must_refuse(lambda: index.search(queries, 5, ids[::-1]), "an allowed set out of order")
+    _must_refuse(lambda: index.search(queries, 5, ids[[0, 0]]), "an allowed id given twice")
 
     bad = np.full((1, dim), np.nan, np.float32)
     _must_refuse(lambda: index.add(np.array([7]), vectors[:1, :-1]), "a vector of another length")
@@ -233,6 +248,8 @@ def check_lexical_index(make: Callable[[], LexicalIndex], *, durable: bool = Tru
         assert all(score > 0 for score in scores), "a score is not above 0"
         assert len({hit for hit, _ in ranking}) == len(ranking), "a ranking repeats an id"
 
+    _check_allowed_texts(index)
+
     for _twice in range(2):  # a change may be applied again
         index.apply([(5, "Nothing of the kind."), (11, "A spare pump.")], [3, 3, 4040], 9)
     assert (len(index), index.seq) == (4, 9), "replacing, removing or repeating miscounts"
@@ -251,6 +268,29 @@ def check_lexical_index(make: Callable[[], LexicalIndex], *, durable: bool = Tru
     assert index.search(["vacation"], 3) == [[]], "a text is found after reset"
     index.apply(texts[:1], [], 1)
     assert [hit for hit, _ in index.search(["pump"], 9)[0]] == [3], "unusable after reset"
+
+
+def _check_allowed_texts(index: LexicalIndex) -> None:
+    """Check the search among some of the texts 3, 5, 8 and 9 of `check_lexical_index`."""
+    asked = ["oil pump seal", "vacation days", "年假"]
+    everything = index.search(asked, 10)
+    for some in ([], [4], [3], [5], [3, 8], [2, 5, 9, 1000], [3, 5, 8, 9]):
+        allowed: IntArray = np.array(some, np.int64)
+        for top_k in (1, 10):
+            for ranking, all_hits in zip(
+                index.search(asked, top_k, allowed), everything, strict=True
+            ):
+                expected = [(hit, score) for hit, score in all_hits if hit in some][:top_k]
+                assert [hit for hit, _ in ranking] == [hit for hit, _ in expected], (
+                    f"among {some} {ranking} is found, not the full ranking {all_hits} without "
+                    "the others"
+                )
+                for (_, score), (_, alone) in zip(ranking, expected, strict=True):
+                    assert abs(score - alone) < 1e-3, "a score depends on what is allowed"
+    falling: IntArray = np.array([8, 3], np.int64)
+    _must_refuse(lambda: index.search(asked, 1, falling), "an allowed set out of order")
+    repeating: IntArray = np.array([3, 3], np.int64)
+    _must_refuse(lambda: index.search(asked, 1, repeating), "an allowed id given twice")
 
 
 def _check_rankings(

@@ -11,8 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from rag.index.allowed import find
 from rag.index.analyze import Terms, pairs
-from rag.schema import Ranking
+from rag.schema import IntArray, Ranking
 
 if TYPE_CHECKING:
     import tantivy
@@ -22,6 +25,9 @@ GRAM_WEIGHT = 0.25
 
 MAX_QUERY_TERMS = 128
 """Of more distinct terms those with the highest weight are searched."""
+
+_SPARE = 8
+"""So many hits more than wanted are fetched at first: mostly enough to see past a tie."""
 
 MARKER = 0
 """Id of the document that records `seq` and `removed` where no passage can; it has no terms."""
@@ -102,25 +108,71 @@ class Commit:
                 words, runs = source.split("\n")
                 yield id_, Terms(words.split(), runs.split())
 
-    def search(self, terms: Terms, top_k: int) -> Ranking:
+    def search(self, terms: Terms, top_k: int, allowed: IntArray | None = None) -> Ranking:
         """Return up to `top_k` passages by BM25, best first, ties by id.
 
         Scores are rounded to 4 decimals, so that sums made in another order are ties; where the
         last place is tied, all that tie for it are fetched to find the lowest ids.
+
+        Args:
+            terms: Of the query.
+            top_k: >= 1.
+            allowed: None, or (n,) int64 ids, n >= 1, that ascend strictly: only those are
+                returned. Their scores are those that they have without it.
         """
         query = self._query(terms)
         if query is None:
             return []
-        fetch = top_k + 8
-        while True:
-            hits = self.searcher.search(query, fetch, count=False).hits
-            scores = [round(score, 4) for score, _ in hits]
-            if len(hits) < fetch or scores[-1] < scores[top_k - 1]:
-                break
+        fetch = top_k + _SPARE
+        if allowed is None:
+            return self._best(query, top_k, fetch)
+        # A hit fetched and thrown away costs about what an id in a set does. So if the set is
+        # large, hits are fetched until enough are allowed, but not more than it has ids.
+        fetch = max(fetch, 2 * fetch * self.passages // len(allowed))
+        while fetch <= len(allowed):
+            found, exact = self._fetched(query, top_k, fetch, allowed)
+            if exact:
+                return found
             fetch *= 4
+        return self._best(self._confined(query, allowed), top_k, top_k + _SPARE)
+
+    def _best(self, query: tantivy.Query, top_k: int, fetch: int) -> Ranking:
+        """Fetch hits, ever more, until the first `top_k` are certain."""
+        while True:
+            found, exact = self._fetched(query, top_k, fetch)
+            if exact:
+                return found
+            fetch *= 4
+
+    def _fetched(
+        self, query: tantivy.Query, top_k: int, fetch: int, allowed: IntArray | None = None
+    ) -> tuple[Ranking, bool]:
+        """Rank the allowed ones of the first `fetch` hits.
+
+        Returns:
+            Up to `top_k` of them, and whether they are the best of all: not if fewer were found
+            although there are more hits, or if the next hit may tie with the last one.
+        """
+        hits = self.searcher.search(query, fetch, count=False).hits
+        scores = [round(score, 4) for score, _ in hits]
         ids = self.searcher.fast_field_values("id", [address for _, address in hits])
-        found = sorted(zip(ids, scores, strict=True), key=lambda hit: (-hit[1], hit[0]))
-        return [hit for hit in found[:top_k] if hit[1] > 0]
+        found = list(zip(ids, scores, strict=True))
+        if allowed is not None:
+            kept, _ = find(np.array(ids, np.int64), allowed)
+            found = [found[place] for place in np.flatnonzero(kept)]
+        found.sort(key=lambda hit: (-hit[1], hit[0]))
+        exact = len(hits) < fetch or (len(found) >= top_k and scores[-1] < found[top_k - 1][1])
+        return [hit for hit in found[:top_k] if hit[1] > 0], exact
+
+    def _confined(self, query: tantivy.Query, allowed: IntArray) -> tantivy.Query:
+        """Return a query for the hits of `query` that are allowed, with the same scores."""
+        import tantivy
+
+        among = tantivy.Query.term_set_query(self.index.schema, "id", allowed.tolist())
+        silent = tantivy.Query.const_score_query(among, 0.0)
+        return tantivy.Query.boolean_query(
+            [(tantivy.Occur.Must, query), (tantivy.Occur.Must, silent)]
+        )
 
     def _query(self, terms: Terms) -> tantivy.Query | None:
         """Return a query for those terms that the commit knows; None if it knows none."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rag.errors import ConfigError
+from rag.index.allowed import checked, find
 from rag.schema import FloatArray, IntArray, Ranking
 
 _GPU_DEPTH = 2048  # FAISS's GPU indexes select no more neighbours; deeper searches run on the CPU
@@ -59,6 +60,7 @@ class FaissIndex:
         self._resources: list[Any] = []
         self._lock = threading.Lock()
         self._ids: IntArray = np.empty(0, np.int64)
+        self._sorted: tuple[IntArray, IntArray] | None = None  # ids ascending, their positions
         self._flat: Any = faiss.IndexFlatIP(dim)
         self._on_gpu: Any = None
 
@@ -81,7 +83,7 @@ class FaissIndex:
                 raise ValueError("an id is in the index already, or is given twice")
             self._flat.add(np.ascontiguousarray(vectors, np.float32))
             self._ids = np.concatenate([self._ids, ids.astype(np.int64)])
-            self._on_gpu = None
+            self._on_gpu = self._sorted = None
 
     def remove(self, ids: IntArray) -> int:
         """Remove those of `ids` that are present; return how many were."""
@@ -91,36 +93,45 @@ class FaissIndex:
             if len(positions):
                 self._flat.remove_ids(self._faiss.IDSelectorBatch(positions))
                 self._ids = self._ids[~gone]
-                self._on_gpu = None
+                self._on_gpu = self._sorted = None
             return len(positions)
 
-    def search(self, queries: FloatArray, top_k: int) -> list[Ranking]:
+    def search(
+        self, queries: FloatArray, top_k: int, allowed: IntArray | None = None
+    ) -> list[Ranking]:
         """For each row of (q, dim) unit queries the min(top_k, len) nearest, best first.
 
         Scores are cosines in [-1, 1], to 6 decimals: the order of summation differs from batch to
         batch, and equal vectors shall have equal scores. Equal ones are ordered by id, and of
         those that are equal at the cut the lowest ids are returned.
 
+        Given `allowed`, (n,) int64 ids that ascend strictly, only those are compared, on the CPU
+        always; ids that are not here are ignored.
+
         Raises:
-            ValueError: If top_k < 1, or the queries have another length than `dim` or hold
-                numbers that are not finite.
+            ValueError: If top_k < 1, the queries have another length than `dim` or hold numbers
+                that are not finite, or `allowed` is not sorted or repeats an id.
         """
         if top_k < 1 or queries.ndim != 2 or queries.shape[1] != self.dim:
             raise ValueError(f"got queries {queries.shape}, top_k {top_k}; dim is {self.dim}")
         if not np.isfinite(queries).all():
             raise ValueError("a query holds numbers that are not finite")
+        if allowed is not None:
+            checked(allowed)
         queries = np.ascontiguousarray(queries, np.float32)
         found: list[Ranking] = [[] for _ in queries]
         open_rows = np.arange(len(queries))
         with self._lock:
-            count = min(top_k, len(self._ids))
+            among = None if allowed is None else self._positions(allowed)
+            total = len(self._ids) if among is None else len(among)
+            count = min(top_k, total)
             depth = count + 1
             while count and len(open_rows):
-                depth = min(depth, len(self._ids))
-                scores, rows = self._index_for(depth).search(queries[open_rows], depth)
+                depth = min(depth, total)
+                scores, rows = self._nearest(queries[open_rows], depth, among)
                 scores, ids = np.round(scores, _DECIMALS), self._ids[rows]
                 # FAISS cuts equal scores anywhere: look deeper until the cut is between two values.
-                cut = (scores[:, count - 1] == scores[:, -1]) & (depth < len(self._ids))
+                cut = (scores[:, count - 1] == scores[:, -1]) & (depth < total)
                 for row in np.flatnonzero(~cut):
                     order = np.lexsort((ids[row], -scores[row]))[:count]
                     found[open_rows[row]] = list(
@@ -139,8 +150,32 @@ class FaissIndex:
             flat = self._faiss.rev_swig_ptr(self._flat.get_xb(), count * self.dim)
             return self._ids.copy(), np.array(flat, np.float32).reshape(count, self.dim)
 
-    def _index_for(self, depth: int) -> Any:  # noqa: ANN401
-        return self._gpu_index() if self.gpus and depth <= _GPU_DEPTH else self._flat
+    def _nearest(
+        self, queries: FloatArray, depth: int, among: IntArray | None
+    ) -> tuple[FloatArray, IntArray]:
+        """Return two (q, depth) arrays: scores, best first, and positions.
+
+        `depth` is at most the number of vectors compared: beyond it FAISS would return
+        position -1.
+        """
+        if among is None:
+            on_gpu = self.gpus and depth <= _GPU_DEPTH
+            index = self._gpu_index() if on_gpu else self._flat
+            scores, rows = index.search(queries, depth)
+        else:
+            # Of FAISS's selectors the one that visits the chosen vectors and no others.
+            chosen = self._faiss.SearchParameters(sel=self._faiss.IDSelectorArray(among))
+            scores, rows = self._flat.search(queries, depth, params=chosen)
+        return scores, rows
+
+    def _positions(self, allowed: IntArray) -> IntArray:
+        """Return where those of `allowed` that are here lie, ascending."""
+        if self._sorted is None:
+            order = np.argsort(self._ids, kind="stable").astype(np.int64)
+            self._sorted = self._ids[order], order
+        ids, order = self._sorted
+        present, places = find(allowed, ids)
+        return np.sort(order[places[present]])
 
     def _gpu_index(self) -> Any:  # noqa: ANN401
         """Copy the vectors to the GPUs, sharded over all of them; kept until a change."""

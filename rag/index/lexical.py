@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from rag.errors import StorageError
+from rag.index.allowed import checked
 from rag.index.analyze import ANALYZER_VERSION, Analyzer, Terms
 from rag.index.bm25 import MARKER, Commit, add_marker, add_passage, schema
-from rag.schema import Ranking
+from rag.schema import IntArray, Ranking
 
 if TYPE_CHECKING:
     import tantivy
@@ -173,8 +174,13 @@ class TantivyIndex:
         finally:
             self._lock.release()
 
-    def search(self, queries: Sequence[str], top_k: int) -> list[Ranking]:
+    def search(
+        self, queries: Sequence[str], top_k: int, allowed: IntArray | None = None
+    ) -> list[Ranking]:
         """For each query return up to `top_k` passages that share a term with it.
+
+        Given `allowed`, (n,) int64 ids that ascend strictly, only those are returned; the
+        statistics in their scores stay those of the whole index.
 
         Returns:
             (id, score), best first, ties by id: the order does not depend on how tantivy laid
@@ -183,12 +189,15 @@ class TantivyIndex:
 
         Raises:
             StorageError: If the index is damaged.
+            ValueError: If `allowed` is not sorted or repeats an id.
         """
+        if allowed is not None and not len(checked(allowed)):
+            return [[] for _ in queries]
         commit = self._newest()
         if top_k <= 0 or not commit.passages:
             return [[] for _ in queries]
         with self._reported("searched"):
-            return [commit.search(self._analyzer.query(query), top_k) for query in queries]
+            return [commit.search(self._analyzer.query(query), top_k, allowed) for query in queries]
 
     def _newest(self) -> Commit:
         """Return the newest commit, loading it if another process or thread made one."""
