@@ -151,8 +151,21 @@ def as_api_error(error: errors.YoujuError) -> ApiError:
     )
 
 
-def answer_with(error: ApiError) -> JSONResponse:
-    """Return the response for an error."""
+DIFY_PATH = "/retrieval"
+_DIFY_CODES = {
+    "missing_api_key": (403, 1001),
+    "invalid_api_key": (403, 1002),
+    "insufficient_scope": (403, 1002),
+    "vector_store_not_found": (404, 2001),
+}
+
+
+def answer_with(request: Request, error: ApiError) -> JSONResponse:
+    """Return the response for an error, in Dify's shape where Dify asks."""
+    if request.url.path == DIFY_PATH:
+        status, code = _DIFY_CODES.get(error.code, (error.status, error.status))
+        said = {"error_code": code, "error_msg": error.message}
+        return JSONResponse(said, status, headers=error.headers)
     body = error_body(error.message, error.kind, error.code, error.param)
     return JSONResponse(body, error.status, headers=error.headers)
 
@@ -160,22 +173,22 @@ def answer_with(error: ApiError) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Have the application answer every error in the one shape."""
 
-    def on_api_error(_request: Request, error: Exception) -> JSONResponse:
+    def on_api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
-        return answer_with(error)
+        return answer_with(request, error)
 
     def on_our_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, errors.YoujuError)
         known = as_api_error(error)
         if known.status >= 500:
             failed(request.scope, error)
-        return answer_with(known)
+        return answer_with(request, known)
 
-    def on_invalid(_request: Request, error: Exception) -> JSONResponse:
+    def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return answer_with(_explain(error))
+        return answer_with(request, _explain(error))
 
-    def on_http(_request: Request, error: Exception) -> JSONResponse:
+    def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         known = ApiError(
             error.status_code,
@@ -183,11 +196,11 @@ def install(app: FastAPI) -> None:
             code={404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "http_error"),
             headers=error.headers,
         )
-        return answer_with(known)
+        return answer_with(request, known)
 
     def on_anything(request: Request, error: Exception) -> JSONResponse:
         failed(request.scope, error)
-        return answer_with(as_api_error(errors.YoujuError("")))
+        return answer_with(request, as_api_error(errors.YoujuError("")))
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(errors.YoujuError, on_our_error)

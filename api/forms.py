@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import (
+    MultipartCallbacks,
+    MultipartParser,
+    parse_options_header,
+)
 from starlette.requests import ClientDisconnect
 
 from api.errors import ApiError
@@ -105,13 +109,18 @@ class _Reader:
         self._text = b""
         self._in_file = False
 
-    def callbacks(self) -> dict[str, Callable[..., None]]:
+    def callbacks(self) -> MultipartCallbacks:
         """Return what the parser wants."""
-        names = (
-            "part_begin part_data part_end header_field header_value header_end "
-            "headers_finished end"
-        )
-        return {f"on_{name}": getattr(self, name) for name in names.split()}
+        return {
+            "on_part_begin": self.part_begin,
+            "on_part_data": self.part_data,
+            "on_part_end": self.part_end,
+            "on_header_field": self.header_field,
+            "on_header_value": self.header_value,
+            "on_header_end": self.header_end,
+            "on_headers_finished": self.headers_finished,
+            "on_end": self.end,
+        }
 
     def part_begin(self) -> None:
         """A part begins."""

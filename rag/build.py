@@ -304,8 +304,8 @@ class OpenStore:
         if "dense" in self.__dict__:
             self.dense.save()
 
-    def retriever(self, system: System | None = None) -> Retriever:
-        """Return a retriever over the store as it is now."""
+    def retriever(self, system: System | None = None, *, rerank: bool = True) -> Retriever:
+        """Return a retriever over the store as it is now, with the reranker if there is one."""
         from rag.retrieve import Retriever
 
         settings = self._rag.settings
@@ -318,7 +318,7 @@ class OpenStore:
             chunks_by_id=self.store.chunks,
             candidates=settings.candidates,
             system=system,
-            reranker=self._rag.reranker,
+            reranker=self._rag.reranker if rerank else None,
             reranker_depth=settings.reranker_depth,
         )
 

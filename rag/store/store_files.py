@@ -138,11 +138,26 @@ class StoreFiles:
                 .values(attributes=dict(attributes))
             )
 
-    def attributes(self, store_id: str) -> dict[str, dict[str, Any]]:
-        """Return the attributes of every completed file of a store by its id."""
+    def all_ids(self, store_id: str) -> list[str]:
+        """Return the ids of all files of a store."""
+        query = select(StoreFileRow.file_id).where(StoreFileRow.store_id == store_id)
+        with self._db.read() as session:
+            return list(session.scalars(query))
+
+    def attributes(
+        self, store_id: str, file_ids: Sequence[str] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the attributes of completed files of a store by their ids.
+
+        Args:
+            store_id: Which store.
+            file_ids: Which files; None: all.
+        """
         query = select(StoreFileRow.file_id, StoreFileRow.attributes).where(
             StoreFileRow.store_id == store_id, StoreFileRow.status == "completed"
         )
+        if file_ids is not None:
+            query = query.where(StoreFileRow.file_id.in_(file_ids))
         with self._db.read() as session:
             return {file_id: attributes for file_id, attributes in session.execute(query)}
 

@@ -1,0 +1,139 @@
+"""Puts the application together. Importing it does nothing; `create` makes everything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
+
+from api import (
+    routes_dify,
+    routes_embeddings,
+    routes_files,
+    routes_search,
+    routes_store_files,
+    routes_stores,
+    routes_system,
+    routes_uploads,
+)
+from api.admission import Admission
+from api.errors import install
+from api.observing import Meters, Observed
+from api.schemas import ERRORS
+from api.service import Service
+from api.upkeep import Upkeep
+from rag.build import Rag, build_rag
+from rag.config import load_settings
+
+_ROUTERS = (
+    routes_files.router,
+    routes_uploads.router,
+    routes_stores.router,
+    routes_store_files.router,
+    routes_search.router,
+    routes_embeddings.router,
+    routes_dify.router,
+    routes_system.router,
+)
+_ABOUT = (
+    "Ask your own documents, and get answers whose citations can be checked. "
+    "The routes under /v1 are OpenAI's; fields that OpenAI does not have are marked as extensions."
+)
+
+
+def create() -> ASGIApp:
+    """Return the application that settings and environment ask for, for a server to run."""
+    from api.logs import set_up
+
+    set_up()
+    return application(build_rag(load_settings().settings))
+
+
+def application(rag: Rag) -> ASGIApp:
+    """Return the application over given parts, with all layers around it."""
+    meters = Meters(CollectorRegistry())
+    app = make_app(rag, meters)
+    settings = rag.settings
+    admitted = Admission(
+        app,
+        most=settings.max_requests,
+        body_bytes=settings.max_body_kib * 1024,
+        file_bytes=int(settings.max_file_mib * 1024 * 1024),
+        timeout_s=settings.request_timeout,
+        meters=meters,
+    )
+    return Observed(admitted, meters)
+
+
+def make_app(rag: Rag, meters: Meters) -> FastAPI:
+    """Return the bare application: routes and errors."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(rag, meters)
+        app.state.service = service
+        service.start()
+        upkeep = Upkeep(service)
+        upkeep.start()
+        try:
+            yield
+        finally:
+            upkeep.close()
+            service.close()
+
+    app = FastAPI(
+        title="Youju",
+        version=version("youju"),
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=ERRORS,
+        generate_unique_id_function=_operation_id,
+    )
+    install(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    static = files("fastapi_offline") / "static"
+    app.mount(routes_system.STATIC, StaticFiles(directory=str(static)), name="docs")
+    origins = [origin.strip() for origin in rag.settings.cors_origins.split(",") if origin.strip()]
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _without_422(described())
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _without_422(schema: dict[str, Any]) -> dict[str, Any]:
+    """Take out the answer that FastAPI adds by itself: here that is a 400."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+    return schema

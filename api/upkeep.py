@@ -1,0 +1,55 @@
+"""What has to be done now and then: expired files and stores go, broken uploads are swept."""
+
+from __future__ import annotations
+
+import threading
+
+from api.observing import log
+from api.routes_files import forget_file
+from api.service import Service
+from rag.errors import YoujuError
+
+EVERY_S = 60.0
+
+
+class Upkeep:
+    """A thread that does it once a minute."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop."""
+        self._stop.set()
+        self._thread.join(10.0)
+
+    def run_once(self) -> None:
+        """Do all of it once."""
+        service = self._service
+        for _, file_id in service.files.expired():
+            forget_file(service, file_id)
+        for store_id in service.stores.expired():
+            empty_store(service, store_id)
+        service.files.blobs.sweep(service.uploads.parts_in_use())
+
+    def _run(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            try:
+                self.run_once()
+            except YoujuError as error:
+                log.error("upkeep failed", reason=str(error))
+
+
+def empty_store(service: Service, store_id: str) -> None:
+    """Take everything out of a store that has expired; that it was there stays known."""
+    row = service.stores.find(store_id)
+    if row is not None:
+        store = service.stores.open(row)
+        for file_id in service.store_files.all_ids(store_id):
+            store.remove_file(file_id)
