@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from api.cli import keys_app, serve
 from eval.cli import app as eval_app
 from ingest import cli as ingest_cli
 from ingest.cli import JsonOption, StoreOption
@@ -170,6 +171,8 @@ def show(
     say(text[start:end])
 
 
+app.command()(serve)
+app.add_typer(keys_app, name="keys")
 app.command()(ingest_cli.delete)
 app.command()(ingest_cli.reindex)
 app.add_typer(eval_app, name="eval")

@@ -1,13 +1,13 @@
 """The REST API: OpenAI's Files, Vector Stores, Responses, Chat and Embeddings, over FastAPI.
 
-    app.py            puts the application together; nothing happens on import
-    service.py        what the routes work with, made once for a process
-    routes_*.py       one file for each group of routes, thin
-    schemas_*.py      what comes in and goes out, as pydantic models
-    access.py         who asks, and what they may do
-    admission.py      how many and how large requests may be
-    observing.py      request ids, logs, metrics, security headers
-    batching.py       searches of many requests in one
-    errors.py         one table from exception to status
-    cli.py            `youju serve` and `youju keys`
+app.py            puts the application together; nothing happens on import
+service.py        what the routes work with, made once for a process
+routes_*.py       one file for each group of routes, thin
+schemas_*.py      what comes in and goes out, as pydantic models
+access.py         who asks, and what they may do
+admission.py      how many and how large requests may be
+observing.py      request ids, logs, metrics, security headers
+batching.py       searches of many requests in one
+errors.py         one table from exception to status
+cli.py            `youju serve` and `youju keys`
 """

@@ -20,7 +20,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from api.errors import ApiError
 from api.observing import note
-from api.service import Service, service_of
+from api.service import service_of
 from rag.store.projects import Access, Keys, Scope
 from rag.store.tables import DEFAULT_PROJECT
 

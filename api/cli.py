@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import tempfile
 from dataclasses import asdict
@@ -17,6 +18,8 @@ from rag.errors import UsageError
 from rag.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from rag.config import Settings
     from rag.store.projects import KeyInfo, Keys
 
@@ -60,44 +63,58 @@ def serve(
 
 def _run(settings: Settings, *, closed: bool) -> None:
     import uvicorn
+    from uvicorn.supervisors import Multiprocess
 
     from api.server import SlowHeadersClosed
 
-    common = {
-        "host": settings.host,
-        "port": settings.port,
-        "http": SlowHeadersClosed,
-        "ws": "none",
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,
-        "date_header": True,
-        "timeout_keep_alive": 75,
-        "timeout_graceful_shutdown": int(settings.shutdown_timeout),
-        "h11_max_incomplete_event_size": 64 * 1024,
-    }
-    if settings.workers == 1:
-        config = uvicorn.Config("api.app:create", factory=True, **common)  # type: ignore[arg-type]
-        server = uvicorn.Server(config)
-        asyncio.run(_serve(server, closed=closed))
-        return
-    with tempfile.TemporaryDirectory(prefix="youju-metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        _announce(settings.host, settings.port, closed=closed)
-        uvicorn.run("api.app:create", factory=True, workers=settings.workers, **common)  # type: ignore[arg-type]
+    config = uvicorn.Config(
+        "api.app:create",
+        factory=True,
+        workers=settings.workers,
+        http=SlowHeadersClosed,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.shutdown_timeout),
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    with _listen(settings.host, settings.port) as listening:
+        if settings.workers == 1:
+            server = uvicorn.Server(config)
+            asyncio.run(_serve(server, listening, closed=closed))
+            return
+        with tempfile.TemporaryDirectory(prefix="youju-metrics-") as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            _announce(listening, closed=closed)
+            Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listening]).run()
 
 
-async def _serve(server, *, closed: bool) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    running = asyncio.create_task(server.serve())
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen to {host} port {port}: {error.strerror or error}.",
+            do="Give another --host or --port; --port 0 takes a free one.",
+        ) from None
+    listening.set_inheritable(True)
+    return listening
+
+
+async def _serve(server: uvicorn.Server, listening: socket.socket, *, closed: bool) -> None:
+    running = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started and not running.done():
         await asyncio.sleep(0.02)
     if server.started:
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
-        _announce(host, port, closed=closed)
+        _announce(listening, closed=closed)
     await running
 
 
-def _announce(host: str, port: int, *, closed: bool) -> None:
+def _announce(listening: socket.socket, *, closed: bool) -> None:
+    host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     keys = "" if closed else " No API keys yet: open to this machine only."
     say(f"Serving http://{shown}:{port}/v1 (documentation at /docs).{keys}")

@@ -193,7 +193,9 @@ def install(app: FastAPI) -> None:
         known = ApiError(
             error.status_code,
             str(error.detail),
-            code={404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "http_error"),
+            code={404: "unknown_url", 405: "method_not_allowed"}.get(
+                error.status_code, "http_error"
+            ),
             headers=error.headers,
         )
         return answer_with(request, known)

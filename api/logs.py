@@ -19,7 +19,9 @@ def set_up() -> None:
         [structlog.dev.ConsoleRenderer()]
         if people
         else [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            ),
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
     )

@@ -19,9 +19,7 @@ def checked_name(given: str) -> tuple[str, str]:
     name = PureWindowsPath(PurePosixPath(given.replace("\0", "")).name).name
     name = printable(name).strip()
     if not name or name in (".", ".."):
-        raise ApiError(
-            400, "file: it has no name.", code="invalid_filename", param="filename"
-        )
+        raise ApiError(400, "file: it has no name.", code="invalid_filename", param="filename")
     if len(name) > LONGEST:
         raise ApiError(
             400,

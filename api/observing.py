@@ -144,6 +144,4 @@ def note(scope: Scope, **fields: Any) -> None:  # noqa: ANN401
 
 def failed(scope: Scope, error: BaseException) -> None:
     """Log what went wrong inside the server, with the request's id."""
-    log.error(
-        "failed", request_id=scope.get("state", {}).get("request_id", ""), exc_info=error
-    )
+    log.error("failed", request_id=scope.get("state", {}).get("request_id", ""), exc_info=error)

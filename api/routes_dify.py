@@ -110,7 +110,7 @@ def _compares(test: MetadataTest, held: Any) -> bool:  # noqa: ANN401
 _POSITIVE = {"is not": "is", "not contains": "contains", "not in": "in", "≠": "="}
 
 
-def _matches(operator: str, held: Any, value: Any) -> bool:  # noqa: ANN401, C901
+def _matches(operator: str, held: Any, value: Any) -> bool:  # noqa: ANN401
     if held is None:
         return False
     if operator == "in":

@@ -86,9 +86,7 @@ async def update_store_file(
 
 
 @router.delete("/files/{file_id}")
-async def remove_file(
-    store_id: str, file_id: str, access: Writer, service: ServiceOf
-) -> Deleted:
+async def remove_file(store_id: str, file_id: str, access: Writer, service: ServiceOf) -> Deleted:
     """Take a file out of the store. The file itself stays."""
     row = await owned_store(service, access.project_id, store_id)
     await _listed(service, row.id, file_id)
@@ -138,9 +136,7 @@ async def create_batch(
 
 
 @router.get("/file_batches/{batch_id}")
-async def get_batch(
-    store_id: str, batch_id: str, access: Reader, service: ServiceOf
-) -> BatchShown:
+async def get_batch(store_id: str, batch_id: str, access: Reader, service: ServiceOf) -> BatchShown:
     """Return how far a batch is."""
     row = await owned_store(service, access.project_id, store_id)
     return show_batch(*await _batch(service, row.id, batch_id))

@@ -129,9 +129,7 @@ async def usable_store(service: Service, project_id: str, store_id: str) -> Stor
     return row
 
 
-async def check_files(
-    service: Service, project_id: str, file_ids: list[str], param: str
-) -> None:
+async def check_files(service: Service, project_id: str, file_ids: list[str], param: str) -> None:
     """Refuse ids that are no files of the project, or whose bytes are not kept.
 
     Raises:

@@ -62,7 +62,7 @@ async def metrics(service: ServiceOf) -> Response:
     registry = service.meters.registry
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -79,9 +79,7 @@ async def get_model(model_id: str, access: Reader, service: ServiceOf) -> ModelS
     for model in await _models(service, access.project_id):
         if model.id == model_id:
             return model
-    raise ApiError(
-        404, f"No model {model_id[:80]!r}.", code="model_not_found", param="model_id"
-    )
+    raise ApiError(404, f"No model {model_id[:80]!r}.", code="model_not_found", param="model_id")
 
 
 @router.get("/docs", include_in_schema=False)

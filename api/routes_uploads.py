@@ -66,9 +66,7 @@ async def add_part(
     part_id = new_id("part_")
     incoming = await service.run(service.files.blobs.receive, part_id)
     try:
-        await read_form(
-            request, incoming, file_field="data", max_bytes=PART_BYTES, run=service.run
-        )
+        await read_form(request, incoming, file_field="data", max_bytes=PART_BYTES, run=service.run)
         received = await service.run(service.uploads.received, upload)
         if received + incoming.size > upload.row.bytes:
             raise UsageError(

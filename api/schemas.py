@@ -51,16 +51,14 @@ Metadata = Annotated[
     Field(max_length=16, description="Up to 16 texts of your own, by name."),
 ]
 Attributes = Annotated[
-    dict[MetadataKey, bool | float | MetadataText],
+    dict[MetadataKey, bool | int | float | MetadataText],
     Field(max_length=16, description="Up to 16 texts, numbers or booleans that filters can use."),
 ]
 ObjectId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_no_nul)]
 
 Limit = Annotated[int, Query(ge=1, le=100, description="At most so many.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By age; desc: newest first.")]
-After = Annotated[
-    str, Query(max_length=64, description="Go on after the object of this id.")
-]
+After = Annotated[str, Query(max_length=64, description="Go on after the object of this id.")]
 Before = Annotated[str, Query(max_length=64, description="Go back from the object of this id.")]
 
 

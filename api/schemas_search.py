@@ -66,7 +66,7 @@ class SearchResult(Shown):
     file_id: str
     filename: str
     score: float
-    attributes: dict[str, bool | float | str]
+    attributes: dict[str, bool | int | float | str]
     content: list[TextContent]
     place: PlaceShown
 
@@ -137,7 +137,7 @@ class RetrievalFault(Shown):
     error_msg: str
 
 
-def show_hit(hit: Hit, attributes: dict[str, bool | float | str]) -> SearchResult:
+def show_hit(hit: Hit, attributes: dict[str, bool | int | float | str]) -> SearchResult:
     """Return a passage as a search result."""
     chunk = hit.chunk
     return SearchResult(
@@ -146,7 +146,5 @@ def show_hit(hit: Hit, attributes: dict[str, bool | float | str]) -> SearchResul
         score=hit.score,
         attributes=attributes,
         content=[TextContent(text=chunk.text)],
-        place=PlaceShown(
-            start=chunk.start, end=chunk.end, page=chunk.page, section=chunk.context
-        ),
+        place=PlaceShown(start=chunk.start, end=chunk.end, page=chunk.page, section=chunk.context),
     )

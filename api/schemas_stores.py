@@ -169,7 +169,7 @@ class StoreFileShown(Shown):
     status: Literal["in_progress", "completed", "failed", "cancelled"]
     usage_bytes: int
     last_error: LastError | None = None
-    attributes: dict[str, bool | float | str]
+    attributes: dict[str, bool | int | float | str]
     chunking_strategy: ChunkingShown
 
 
@@ -267,15 +267,13 @@ def show_batch(row: FileBatchRow, counts: Counts) -> BatchShown:
 
 
 def entry(
-    file_id: str, attributes: dict[str, bool | float | str] | None, chunking: Chunking | None
+    file_id: str, attributes: dict[str, bool | int | float | str] | None, chunking: Chunking | None
 ) -> Entry:
     """Return how a file is to be put into a store."""
     if not isinstance(chunking, StaticChunking):
         return Entry(file_id, attributes or {})
     size = chunking.static
-    return Entry(
-        file_id, attributes or {}, size.max_chunk_size_tokens, size.chunk_overlap_tokens
-    )
+    return Entry(file_id, attributes or {}, size.max_chunk_size_tokens, size.chunk_overlap_tokens)
 
 
 def _show_counts(counts: Counts) -> FileCounts:

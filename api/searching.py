@@ -82,10 +82,10 @@ async def search(
 
 async def attributes_of(
     service: Service, rows: Sequence[StoreRow], hits: Sequence[Hit]
-) -> dict[str, dict[str, bool | float | str]]:
+) -> dict[str, dict[str, bool | int | float | str]]:
     """Return the attributes of the files that passages are from, by file id."""
     file_ids = list({hit.chunk.file_id for hit in hits})
-    found: dict[str, dict[str, bool | float | str]] = {file_id: {} for file_id in file_ids}
+    found: dict[str, dict[str, bool | int | float | str]] = {file_id: {} for file_id in file_ids}
     for row in rows:
         found |= await service.run(service.store_files.attributes, row.id, file_ids)
     return found

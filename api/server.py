@@ -19,5 +19,5 @@ class SlowHeadersClosed(H11Protocol):
         self.loop.call_later(HEADERS_S, self._close_if_silent)
 
     def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if getattr(self, "cycle", None) is None and not self.transport.is_closing():
             self.transport.close()

@@ -198,9 +198,7 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="Origins, separated by commas, whose pages may ask from a browser."
     )
-    ingest_worker: bool = Field(
-        True, description="Ingest uploaded files in the serving processes."
-    )
+    ingest_worker: bool = Field(True, description="Ingest uploaded files in the serving processes.")
 
     @field_validator("home", mode="after")
     @classmethod
