@@ -154,13 +154,13 @@ class SentenceReader:
         if text[end - 1] in _TERMINATORS or text[end - 1] in "：:":
             return False
         stop, closed = self._line_end(start, whole)
+        stop = strip_span(text, start, stop)[1]
+        if _is_row(text, start, stop) or _LIST_ITEM.match(text, start, stop):
+            return False
         known = "".join(text[start : min(stop, start + 96)].split())
         if not closed and (len(known) < _LONGEST_ITEM or not known.strip("=-*")):
             return None
-        stop = strip_span(text, start, stop)[1]
-        if _is_row(text, start, stop):
-            return False
-        if _HEADING.match(text, start, stop) or _LIST_ITEM.match(text, start, stop):
+        if _HEADING.match(text, start, stop):
             return False
         return text[start].islower() or 50 <= _width(text, line, end) <= 160
 
@@ -174,7 +174,7 @@ class SentenceReader:
             odd = text.count('"', self._quotes_seen, match.start()) % 2 == 1
             quote_open = self._quote_open != odd
             position = _after_closers(text, match.end(), end, quote_open)
-            if not last and _undecided(text, match, position, end):
+            if not last and _undecided(text, self._begin, match, position, end):
                 self._scan = match.start()
                 return
             self._scan, self._quotes_seen, self._quote_open = position, match.start(), quote_open
@@ -190,15 +190,21 @@ def _is_row(text: str, start: int, end: int) -> bool:
     return text[start] == "|" or text.find("\t", start, end) >= 0
 
 
-def _undecided(text: str, match: re.Match[str], position: int, end: int) -> bool:
+def _undecided(text: str, begin: int, match: re.Match[str], position: int, end: int) -> bool:
     """Whether what follows `end` may decide if the terminator run `match` ends a sentence."""
     if position >= end:
         return True
     note = _OPEN_FOOTNOTE.match(text, position, end)
     if note and note.end() == end:
         return True
-    word = _OPEN_WORD.match(text, position, position + 40)
-    return len(match[0]) == 1 and match[0] in ".．" and word is not None and word.end() == len(text)
+    following = _OPEN_WORD.match(text, position, position + 40)
+    if following is None or following.end() < len(text) or match[0] not in (".", "．"):
+        return False
+    word = _LAST_WORD.search(text, max(begin, match.start() - 12), match.start())
+    if word is None:
+        return False
+    initial = len(word[0]) == 1 and word[0].isupper()
+    return initial or "." in word[0] or word[0].lower() in _BEFORE_NUMBER | _MAY_END
 
 
 def _width(text: str, start: int, end: int) -> int:
