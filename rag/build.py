@@ -5,7 +5,9 @@ Everything is made on first use: listing stores loads no model, and asking loads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +23,11 @@ from rag.store.corpus import Store
 from rag.store.database import Database
 
 if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
     from langchain_core.runnables import Runnable
 
-    from rag.chain import Answerer, Question
+    from rag.answering import Answerer, AnswerOptions, AnswerPiece
+    from rag.chain import Chain, Question, Retrieved
     from rag.chat_models import ChatGLM3
     from rag.embed.openvino import OpenVinoEmbedder
     from rag.embed.torch import TorchEmbedder
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from rag.prompt import Message
     from rag.retrieve import Retriever, System
     from rag.schema import Answer, Hit
+    from rag.talk import Talker
 
 _DTYPES = {"auto": "auto", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
@@ -134,6 +139,16 @@ def make_chatglm3(settings: Settings) -> tuple[ChatGLM3, Callable[[str], int], i
     return model, found.count_tokens, min(settings.prompt_tokens, room)
 
 
+@dataclass(frozen=True, slots=True)
+class _Generator:
+    """A chat model, how it counts tokens, room for its prompt, and what wraps its calls."""
+
+    model: BaseChatModel
+    count_tokens: Callable[[str], int]
+    budget: int
+    errors: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
 class Rag:
     """A library of stores under one set of settings. Make it with `build_rag`."""
 
@@ -186,25 +201,50 @@ class Rag:
         from rag.chain import Generating
         from rag.prompt import load_template
 
-        if settings.generator == "chatglm3":
-            model, count_tokens, budget = make_chatglm3(settings)
-            return Generating(
-                model,
-                judge=extractive,
-                template=load_template(settings.prompt_file),
-                count_tokens=count_tokens,
-                budget=budget,
-                analyzer=self.analyzer,
-            )
-        from rag.chat_models import endpoint_errors, openai_chat_model
-
+        generator = self._generator
         return Generating(
-            openai_chat_model(settings),
+            generator.model,
             judge=extractive,
             template=load_template(settings.prompt_file),
+            count_tokens=generator.count_tokens,
+            budget=generator.budget,
+            analyzer=self.analyzer,
+            errors=generator.errors,
+            max_tokens=settings.generator_max_tokens,
+        )
+
+    @cached_property
+    def talker(self) -> Talker:
+        """The generator alone, for a chat that asks no documents.
+
+        Raises:
+            UsageError: If the settings name none.
+            ModelError, ConfigError: As `make_chatglm3`.
+        """
+        if self.settings.generator == "extractive":
+            raise UsageError(
+                "generator = extractive only quotes documents: it cannot chat without them.",
+                do="Set generator to chatglm3 or openai, and generator_model.",
+            )
+        from rag.talk import Talker
+
+        return Talker(
+            self._generator.model,
+            errors=self._generator.errors,
+            max_tokens=self.settings.generator_max_tokens,
+        )
+
+    @cached_property
+    def _generator(self) -> _Generator:
+        settings = self.settings
+        if settings.generator == "chatglm3":
+            return _Generator(*make_chatglm3(settings))
+        from rag.chat_models import endpoint_errors, openai_chat_model
+
+        return _Generator(
+            openai_chat_model(settings),
             count_tokens=lambda text: self.tokens.count([text])[0],
             budget=settings.prompt_tokens,
-            analyzer=self.analyzer,
             errors=partial(endpoint_errors, settings.generator_url),
         )
 
@@ -337,23 +377,54 @@ class OpenStore:
 
     def chain(self) -> Runnable[Question, Answer]:
         """Return the LangChain chain that `ask` runs; it can be composed further."""
-        from rag.chain import build_chain
+        return self._steps().runnable()
 
-        return build_chain(
+    def ask(
+        self,
+        question: str,
+        top_k: int | None = None,
+        history: Sequence[Message] = (),
+        options: AnswerOptions | None = None,
+    ) -> Answer:
+        """Answer a question from the store, or refuse; raises as `search` does."""
+        return self.chain().invoke(self._question(question, top_k, history, options))
+
+    def ask_stream(
+        self,
+        question: str,
+        top_k: int | None = None,
+        history: Sequence[Message] = (),
+        options: AnswerOptions | None = None,
+    ) -> Iterator[Retrieved | AnswerPiece]:
+        """Do what `ask` does in pieces: what was found, text deltas, the answer.
+
+        Raises as `ask` does: what is wrong with the question or the store before anything is
+        yielded, what happens to the model at any step. Close the iterator to stop early.
+        """
+        return self._steps().stream_answer(self._question(question, top_k, history, options))
+
+    def _question(
+        self,
+        text: str,
+        top_k: int | None,
+        history: Sequence[Message],
+        options: AnswerOptions | None,
+    ) -> Question:
+        from rag.answering import DEFAULT_OPTIONS
+        from rag.chain import Question
+
+        top_k = top_k or self._rag.settings.top_k
+        return Question(text, top_k, tuple(history), options or DEFAULT_OPTIONS)
+
+    def _steps(self) -> Chain:
+        from rag.chain import Chain
+
+        return Chain(
             lambda query, top_k: self.retriever().search(query, top_k),
             self._rag.answerer,
             page_of=self.store.page_of,
             max_question_chars=self._rag.settings.max_question_chars,
         )
-
-    def ask(
-        self, question: str, top_k: int | None = None, history: Sequence[Message] = ()
-    ) -> Answer:
-        """Answer a question from the store, or refuse; raises as `search` does."""
-        from rag.chain import Question
-
-        asked = Question(question, top_k or self._rag.settings.top_k, tuple(history))
-        return self.chain().invoke(asked)
 
 
 def check_embedder(store: Store, fingerprint: str) -> None:

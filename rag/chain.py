@@ -7,17 +7,19 @@ same `Answer`. It names no concrete index, embedder or model: rag.build passes t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from rag.citations import cite, parse_marks
+from rag.answering import DEFAULT_OPTIONS, Answerer, AnswerOptions, AnswerPiece, TextDelta
+from rag.citations import Citer, cite
 from rag.errors import ModelError, QueryError
-from rag.prompt import Message, PromptTemplate, build_prompt
+from rag.prompt import Message, Prompt, PromptTemplate, build_prompt
 from rag.schema import Answer, Hit
+from rag.talk import Said, Talker
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -33,76 +35,98 @@ class Question:
         text: The question.
         top_k: Passages to hand to the answerer, >= 1.
         history: Earlier turns, oldest first.
+        options: How the answer is to be written.
     """
 
     text: str
     top_k: int = 8
     history: tuple[Message, ...] = ()
+    options: AnswerOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """A question with the passages found for it, best first."""
+    """A question with the passages found for it, best first, and the seconds that took."""
 
     question: Question
     hits: list[Hit]
     seconds: float
 
 
-class Answerer(Protocol):
-    """Turns a question and passages into an answer."""
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The steps from a question to an answer, at once or in pieces.
 
-    def answer(self, question: str, hits: Sequence[Hit], history: Sequence[Message] = ()) -> Answer:
-        """Answer from the passages alone, or refuse; retrieval and timings are the chain's."""
-        ...
-
-
-def build_chain(
-    search: Callable[[str, int], list[Hit]],
-    answerer: Answerer,
-    *,
-    page_of: Callable[[str, int], int | None],
-    max_question_chars: int,
-) -> Runnable[Question, Answer]:
-    """Compose the chain.
-
-    Args:
+    Attributes:
         search: Finds up to top_k passages for a query, best first.
         answerer: Writes the answer.
         page_of: Tells the page of a character of a file: a chunk may run over several pages.
         max_question_chars: Longer questions are refused.
-
-    Returns:
-        A runnable; `invoke` raises QueryError for an unusable question and whatever `search`
-        and `answerer` raise. The answer's timings hold "retrieve" and "answer", in seconds.
     """
 
-    def check(question: Question) -> Question:
-        return replace(question, text=checked_question(question.text, max_question_chars))
+    search: Callable[[str, int], list[Hit]]
+    answerer: Answerer
+    page_of: Callable[[str, int], int | None]
+    max_question_chars: int
 
-    def retrieve(question: Question) -> Retrieved:
+    def runnable(self) -> Runnable[Question, Answer]:
+        """Return the steps composed.
+
+        `invoke` raises QueryError for an unusable question and whatever `search` and `answerer`
+        raise. The answer's timings hold "retrieve" and "answer", in seconds.
+        """
+        return (
+            RunnableLambda(self._check, name="check")
+            | RunnableLambda(self._retrieve, name="retrieve")
+            | RunnableLambda(self._answer, name="answer")
+        )
+
+    def stream_answer(self, question: Question) -> Iterator[Retrieved | AnswerPiece]:
+        """Yield what was found, the answer's deltas, and the answer that `invoke` would return.
+
+        Raises what `invoke` raises: for an unusable question before anything is yielded. Closing
+        the iterator ends the answerer's work. The time that its reader takes is not counted.
+        """
+        found = self._retrieve(self._check(question))
+        yield found
+        asked = found.question
+        spent = 0.0
+        pieces: Any = self.answerer.stream(
+            asked.text, found.hits, asked.history, options=asked.options
+        )
+        with closing(pieces):
+            while True:
+                begin = time.perf_counter()
+                piece: AnswerPiece | None = next(pieces, None)
+                spent += time.perf_counter() - begin
+                if piece is None:
+                    return
+                yield piece if isinstance(piece, TextDelta) else self._ended(piece, found, spent)
+
+    def _check(self, question: Question) -> Question:
+        return replace(question, text=checked_question(question.text, self.max_question_chars))
+
+    def _retrieve(self, question: Question) -> Retrieved:
         begin = time.perf_counter()
-        hits = search(question.text, question.top_k)
+        hits = self.search(question.text, question.top_k)
         return Retrieved(question, hits, time.perf_counter() - begin)
 
-    def answer(found: Retrieved) -> Answer:
+    def _answer(self, found: Retrieved) -> Answer:
         begin = time.perf_counter()
-        made = answerer.answer(found.question.text, found.hits, found.question.history)
-        spent = {"retrieve": found.seconds, "answer": time.perf_counter() - begin}
+        asked = found.question
+        made = self.answerer.answer(asked.text, found.hits, asked.history, options=asked.options)
+        return self._ended(made, found, time.perf_counter() - begin)
+
+    def _ended(self, made: Answer, found: Retrieved, seconds: float) -> Answer:
+        """The answer with the pages of its quotes, and timings."""
         return replace(
             made,
             citations=tuple(
-                replace(found, page=page_of(found.file, found.start)) if found.page else found
-                for found in made.citations
+                replace(cited, page=self.page_of(cited.file, cited.start)) if cited.page else cited
+                for cited in made.citations
             ),
-            timings={**spent, **made.timings},
+            timings={"retrieve": found.seconds, "answer": seconds, **made.timings},
         )
-
-    return (
-        RunnableLambda(check, name="check")
-        | RunnableLambda(retrieve, name="retrieve")
-        | RunnableLambda(answer, name="answer")
-    )
 
 
 def checked_question(text: str, max_chars: int) -> str:
@@ -138,6 +162,7 @@ class Generating:
         budget: Room for the prompt, tokens.
         analyzer: Splits sentences and passages into terms for the citation check.
         errors: Wraps each call of the model; turns its faults into ModelError.
+        max_tokens: Longest answer, which options cannot raise; None: anything goes.
     """
 
     def __init__(
@@ -150,40 +175,94 @@ class Generating:
         budget: int,
         analyzer: Analyzer,
         errors: Callable[[], AbstractContextManager[None]] = nullcontext,
+        max_tokens: int | None = None,
     ) -> None:
-        self._model = model
+        self._talker = Talker(model, errors=errors, max_tokens=max_tokens)
         self._judge = judge
         self._template = template
         self._count = count_tokens
         self._budget = budget
         self._analyzer = analyzer
-        self._errors = errors
 
-    def answer(self, question: str, hits: Sequence[Hit], history: Sequence[Message] = ()) -> Answer:
+    def answer(
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        history: Sequence[Message] = (),
+        *,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+    ) -> Answer:
         """Answer with the model, or refuse without asking it when the evidence is too thin.
 
         Raises:
+            QueryError: If question and instructions do not fit into the prompt.
             ModelError: If the model cannot be reached or returns no text.
         """
-        judged = self._judge.answer(question, hits, history)
+        judged = self._judge.answer(question, hits, history, options=options)
         if judged.refused:
             return judged
-        prompt = build_prompt(
-            question, hits, history, template=self._template,
+        prompt = self._prompt(question, hits, history, options)
+        said = self._talker.say(prompt.messages, _sampling(options))
+        shown = hits[: prompt.passages]
+        made = cite(said.text, shown, analyzer=self._analyzer, question=question)
+        return _ended(made, said, prompt, judged)
+
+    def stream(
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        history: Sequence[Message] = (),
+        *,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+    ) -> Iterator[AnswerPiece]:
+        """Answer sentence by sentence, as the model writes them, each with its checked marks.
+
+        Raises:
+            QueryError, ModelError: As `answer`; a model may also fail after some sentences.
+        """
+        judged = self._judge.answer(question, hits, history, options=options)
+        if judged.refused:
+            yield TextDelta(judged.text)
+            yield judged
+            return
+        prompt = self._prompt(question, hits, history, options)
+        citer = Citer(hits[: prompt.passages], analyzer=self._analyzer, question=question)
+        said = Said("")
+        given = 0
+        pieces: Any = self._talker.stream(prompt.messages, _sampling(options))
+        with closing(pieces):
+            for piece in pieces:
+                if isinstance(piece, Said):
+                    said = piece
+                elif certain := citer.feed(piece.text):
+                    given += len(certain)
+                    yield TextDelta(certain)
+        answer = _ended(citer.finish(), said, prompt, judged)
+        if rest := answer.text[given:]:
+            yield TextDelta(rest)
+        yield answer
+
+    def _prompt(
+        self, question: str, hits: Sequence[Hit], history: Sequence[Message], options: AnswerOptions
+    ) -> Prompt:
+        return build_prompt(
+            question, hits, history, template=self._template, instructions=options.instructions,
             count_tokens=self._count, budget=self._budget,
         )  # fmt: skip
-        with self._errors():
-            reply = self._model.invoke([(turn.role, turn.content) for turn in prompt.messages])
-        text = reply.text
-        if not any(map(str.isalnum, parse_marks(text).text)):
-            raise ModelError("The generator returned an empty answer.", do="Check generator_model.")
-        usage = getattr(reply, "usage_metadata", None) or {}
-        shown = hits[: prompt.passages]
-        made = cite(text, shown, analyzer=self._analyzer, question=question)
-        tokens = {"input": usage.get("input_tokens", 0), "output": usage.get("output_tokens", 0)}
-        return replace(
-            made,
-            confidence=judged.confidence,
-            tokens=tokens if usage else {},
-            dropped=prompt.dropped,
-        )
+
+
+def _sampling(options: AnswerOptions) -> AnswerOptions:
+    """The options without the instructions: those are in the prompt."""
+    return replace(options, instructions="")
+
+
+def _ended(made: Answer, said: Said, prompt: Prompt, judged: Answer) -> Answer:
+    if not any(map(str.isalnum, made.text)):
+        raise ModelError("The generator returned an empty answer.", do="Check generator_model.")
+    return replace(
+        made,
+        confidence=judged.confidence,
+        tokens=said.tokens,
+        dropped=prompt.dropped,
+        finish=said.finish,
+    )

@@ -11,7 +11,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -62,6 +62,7 @@ def openai_chat_model(settings: Settings) -> BaseChatModel:
         timeout=settings.generator_timeout,
         max_retries=1,
         temperature=0,
+        stream_usage=True,
         max_completion_tokens=settings.generator_max_tokens,
     )
 
@@ -73,11 +74,12 @@ def endpoint_errors(url: str) -> Iterator[None]:
     Raises:
         ModelError: Instead of the client's own errors.
     """
+    import httpx
     import openai
 
     try:
         yield
-    except openai.APITimeoutError as error:
+    except (openai.APITimeoutError, httpx.TimeoutException) as error:
         raise ModelError(
             f"The generator at {url} did not answer in time.",
             do="Raise generator_timeout, or check the server.",
@@ -85,6 +87,10 @@ def endpoint_errors(url: str) -> Iterator[None]:
     except openai.APIConnectionError as error:
         raise ModelError(
             f"Cannot reach the generator at {url}.", do="Check generator_url and the server."
+        ) from error
+    except httpx.HTTPError as error:
+        raise ModelError(
+            f"The generator at {url} broke off its answer.", do="Check the server's log."
         ) from error
     except openai.AuthenticationError as error:
         raise ModelError(
@@ -126,7 +132,7 @@ class ChatGLM3(BaseChatModel):
 
     The sampling defaults are the official ones. Every field from `do_sample` on may also be given
     with a single call, for example `invoke(messages, seed=7)`; `max_new_tokens` is another name for
-    `max_tokens` there.
+    `max_tokens` there, and a temperature given there is sampled with even where do_sample is False.
 
     Attributes:
         model: A folder in the official or the native layout, or a name on the hub.
@@ -292,11 +298,12 @@ class ChatGLM3(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         served = self.load()
         turns, ask = self._asked(messages, stop, kwargs)
-        for part in served.answer(turns, ask):
-            chunk = self._chunk(part, served)
-            if run_manager is not None:
-                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+        with closing(served.answer(turns, ask)) as answer:
+            for part in answer:
+                chunk = self._chunk(part, served)
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
     async def _astream(
         self,
@@ -330,8 +337,10 @@ class ChatGLM3(BaseChatModel):
                 do=f"Known: {', '.join(_PER_CALL)}, stop; tools are given with bind_tools.",
             )
         value = {name: call.get(name, getattr(self, name)) for name in _PER_CALL}
+        # Who gives a temperature with a call wants it sampled with.
+        samples = call.get("do_sample", self.do_sample or "temperature" in call)
         sampling = Sampling(do_sample=False, seed=value["seed"])
-        if value["do_sample"] and value["temperature"] != 0:
+        if samples and value["temperature"] != 0:
             sampling = Sampling(
                 True, value["temperature"], value["top_p"], value["top_k"], value["seed"]
             )

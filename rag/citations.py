@@ -17,86 +17,28 @@ from dataclasses import dataclass, field
 from rag.candidates import cut_pieces, is_wrapped
 from rag.index.analyze import Analyzer
 from rag.language import is_chinese, question_language
+from rag.marks import MAX_MARKS, MarkedText, MarkReader, parse_marks
 from rag.question import telling
-from rag.refusal import is_refusal, refusal_text
+from rag.refusal import is_refusal, may_become_refusal, refusal_text
 from rag.schema import Answer, Chunk, Citation, Hit
-from rag.sentences import sentence_spans
+from rag.sentences import SentenceReader, strip_span
+
+__all__ = ["Citer", "MarkedText", "cite", "parse_marks"]
 
 MIN_OVERLAP = 0.5
 """Share of a sentence's telling words that its passage must hold."""
 
-MAX_ANSWER_CHARS = 200_000
-"""What a model wrote beyond this is cut off."""
-
-MAX_MARKS = 12
-"""Passages that one sentence may cite; further marks are ignored."""
-
 _WIDER = 0.15
-_NUMBER = r"[0-9]{1,9}+"
-_MARKS = re.compile(
-    rf" ?[\[【［]\s?({_NUMBER}(?:\s?[,，、;；–—~～-]\s?{_NUMBER}){{0,40}}+)\s?[\]】］]"
-)
-_PARENTHESES = str.maketrans("[【［]】］", "((()))")
-_RANGE = re.compile(rf"({_NUMBER})(?:\s?[–—~～-]\s?({_NUMBER}))?")
+_LONGEST_OPENING = 200
+"""Letters and digits from which a refusal is known."""
+
 _QUOTES = re.compile(
     r"\"([^\"\n]{2,400})\"|“([^”\n]{2,400})”|「([^」\n]{2,400})」|『([^』\n]{2,400})』"
 )
-_SPACES = re.compile(r"[^\S\n]+")
-_BLANK_LINES = re.compile(r"\n\s*\n")
 _HAS_DIGIT = re.compile(r"[0-9]")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _CODE_HYPHEN = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
 _UNIT = re.compile(r"(?<!\w)([0-9]+)(?=[A-Za-z]+(?!\w))")
-
-
-@dataclass(frozen=True, slots=True)
-class MarkedText:
-    """A text without its marks, and where they were.
-
-    Attributes:
-        text: Runs of white space are single blanks or line breaks.
-        marks: (position in `text`, passage numbers as written), in order.
-    """
-
-    text: str
-    marks: list[tuple[int, list[int]]]
-
-
-def parse_marks(text: str) -> MarkedText:
-    """Take the citation marks out of a text.
-
-    Read are [1], [1][2], [1, 2], [1-3] and the same in full-width brackets. Of a range with more
-    than MAX_MARKS numbers only the first is kept. Whether a number exists is not checked.
-    """
-    text = _BLANK_LINES.sub("\n\n", _SPACES.sub(" ", text[:MAX_ANSWER_CHARS]))
-    parts: list[str] = []
-    marks: list[tuple[int, list[int]]] = []
-    length = last = 0
-    for match in _MARKS.finditer(text):
-        part = text[last : match.start()]
-        parts.append(part)
-        length += len(part)
-        marks.append((length, _numbers(match[1])))
-        last = match.end()
-        if text[match.start()] == " " and text[last : last + 1].isalnum():
-            parts.append(" ")
-            length += 1
-    parts.append(text[last:])
-    # "[[1]1]" has become "[1]": whatever still looks like a mark is none.
-    return MarkedText(_MARKS.sub(_disarmed, "".join(parts)), marks)
-
-
-def _disarmed(match: re.Match[str]) -> str:
-    return match[0].translate(_PARENTHESES)
-
-
-def _numbers(inside: str) -> list[int]:
-    numbers: list[int] = []
-    for match in _RANGE.finditer(inside):
-        first = int(match[1])
-        last = int(match[2]) if match[2] else first
-        numbers += range(first, last + 1) if 0 <= last - first < MAX_MARKS else [first]
-    return numbers
 
 
 def cite(text: str, hits: Sequence[Hit], *, analyzer: Analyzer, question: str) -> Answer:
@@ -113,51 +55,95 @@ def cite(text: str, hits: Sequence[Hit], *, analyzer: Analyzer, question: str) -
         the text, the sentences without a mark, with a mark to no passage, or whose passages do
         not support them. If the model refused and nothing is supported, a refusal.
     """
-    marked = parse_marks(text)
-    checker = _Checker([_Source(hit.chunk, analyzer) for hit in hits], analyzer, question)
-    spans = sentence_spans(marked.text)
-    numbers = _by_sentence(spans, marked.marks)
-    citations: list[Citation] = []
-    known: dict[tuple[str, int, int], int] = {}
-    unsupported: list[str] = []
-    parts: list[str] = []
-    last = 0
-    for (start, end), cited in zip(spans, numbers, strict=True):
-        sentence = marked.text[start:end]
-        parts += [marked.text[last:start], sentence]
-        last = end
-        found = checker.support(sentence, cited)
-        if not found and any(map(str.isalnum, sentence)):
-            unsupported.append(sentence)
-        shown: list[int] = []
-        for citation in found:
-            key = (citation.file_id or citation.file, citation.start, citation.end)
-            if key not in known:
-                citations.append(citation)
-                known[key] = len(citations)
-            shown.append(known[key])
-        marks = "".join(f"[{number}]" for number in dict.fromkeys(shown))
-        parts.append(f" {marks}" if marks and not is_chinese(sentence) else marks)
-    if not citations and is_refusal(marked.text):
-        return Answer(refusal_text(question_language(question)), refused=True)
-    parts.append(marked.text[last:])
-    return Answer(
-        "".join(parts).strip(), False, citations=tuple(citations), unsupported=tuple(unsupported)
-    )
+    citer = Citer(hits, analyzer=analyzer, question=question)
+    citer.feed(text)
+    return citer.finish()
 
 
-def _by_sentence(
-    spans: Sequence[tuple[int, int]], marks: Sequence[tuple[int, list[int]]]
-) -> list[list[int]]:
-    """The numbers that each sentence cites: a mark belongs to the sentence it follows or is in."""
-    numbers: list[list[int]] = [[] for _ in spans]
-    index = 0
-    for position, cited in marks:
-        while index + 1 < len(spans) and spans[index + 1][0] < position:
-            index += 1
-        if spans:
-            numbers[index] += cited
-    return [list(dict.fromkeys(cited))[:MAX_MARKS] for cited in numbers]
+class Citer:
+    """Does what `cite` does with a text that is still being written, sentence by sentence.
+
+    What it shows is certain: the answer's text begins with it. Held back are the sentence that is
+    not finished, with what may still be a mark behind it, and everything while the answer may
+    still turn out to be a refusal. It shows the same however the text is cut into pieces, but for
+    when.
+
+    Args:
+        hits: The passages the model was shown; mark [n] means hits[n - 1].
+        analyzer: The lexical index's.
+        question: As in `cite`.
+    """
+
+    def __init__(self, hits: Sequence[Hit], *, analyzer: Analyzer, question: str) -> None:
+        self._question = question
+        self._checker = _Checker([_Source(hit.chunk, analyzer) for hit in hits], analyzer, question)
+        self._marks = MarkReader()
+        self._marks_read = 0
+        self._sentences = SentenceReader()
+        self._end = 0  # of the last sentence that was checked
+        self._citations: list[Citation] = []
+        self._numbers: dict[tuple[str, int, int], int] = {}
+        self._unsupported: list[str] = []
+        self._parts: list[str] = []
+        self._shown = 0  # so many of the parts
+        self._opening = ""  # letters and digits, while they may be a refusal's
+        self._may_refuse = True
+
+    def feed(self, text: str) -> str:
+        """Take what the model wrote next; return what is certain of the answer's text now."""
+        self._check(self._sentences.feed(self._marks.feed(text)))
+        if self._may_refuse:
+            return ""
+        certain = "".join(self._parts[self._shown :])
+        self._shown = len(self._parts)
+        return certain
+
+    def finish(self) -> Answer:
+        """Return the answer: its text begins with all that `feed` returned, in order."""
+        self._check(self._sentences.finish(self._marks.finish()))
+        if self._may_refuse and is_refusal(self._opening):
+            return Answer(refusal_text(question_language(self._question)), refused=True)
+        return Answer(
+            "".join(self._parts),
+            refused=False,
+            citations=tuple(self._citations),
+            unsupported=tuple(self._unsupported),
+        )
+
+    def _check(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Check sentences and write them down with their marks."""
+        text = self._sentences.text
+        for start, end in spans:
+            sentence = text[start:end]
+            found = self._checker.support(sentence, self._cited(end))
+            if not found and any(map(str.isalnum, sentence)):
+                self._unsupported.append(sentence)
+            shown: list[int] = []
+            for citation in found:
+                key = (citation.file_id or citation.file, citation.start, citation.end)
+                if key not in self._numbers:
+                    self._citations.append(citation)
+                    self._numbers[key] = len(self._citations)
+                shown.append(self._numbers[key])
+            if self._parts:
+                self._parts.append(text[self._end : start])
+            marks = "".join(f"[{number}]" for number in dict.fromkeys(shown))
+            self._parts += [sentence, f" {marks}" if marks and not is_chinese(sentence) else marks]
+            self._end = end
+            if self._may_refuse:
+                opening = self._opening + "".join(filter(str.isalnum, sentence))
+                self._opening = opening[:_LONGEST_OPENING]
+                self._may_refuse = not self._citations and may_become_refusal(self._opening)
+
+    def _cited(self, end: int) -> list[int]:
+        """The numbers that the sentence up to `end` cites: of the marks in it and behind it."""
+        text, marks = self._sentences.text, self._marks.marks
+        following = strip_span(text, end, len(text))[0]
+        cited: dict[int, None] = {}
+        while self._marks_read < len(marks) and marks[self._marks_read][0] <= following:
+            cited.update(dict.fromkeys(marks[self._marks_read][1]))
+            self._marks_read += 1
+        return list(cited)[:MAX_MARKS]
 
 
 @dataclass(slots=True)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.answering import DEFAULT_OPTIONS, AnswerOptions, AnswerPiece, TextDelta
 from rag.candidates import FEATURES, Candidates, Piece, clause_spans, gather, length_share
 from rag.index.analyze import Analyzer
 from rag.language import is_chinese
@@ -88,13 +89,21 @@ class ExtractiveAnswerer:
         self._tokens = tokens
         self._threshold = THRESHOLD if threshold is None else threshold
 
-    def answer(self, question: str, hits: Sequence[Hit], history: Sequence[Message] = ()) -> Answer:
+    def answer(
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        history: Sequence[Message] = (),
+        *,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+    ) -> Answer:
         """Answer a question from its hits.
 
         Args:
             question: As the user asked it; any string.
             hits: Best first; only the first MAX_HITS are read.
             history: Not read: quoting needs no conversation.
+            options: Not followed: its answers are quotations, and short.
 
         Returns:
             At most MAX_SENTENCES sentences or parts of them with their [n] marks, at most 60
@@ -114,10 +123,24 @@ class ExtractiveAnswerer:
         confidence = evidence_score(evidence, readable=readable)
         if confidence < self._threshold:
             return Answer(refusal_text(asked.language), refused=True, confidence=confidence)
-        options = _options(candidates, hits, probabilities)
-        chosen = _fill(_choose(options), options, hits)
+        likely = _options(candidates, hits, probabilities)
+        chosen = _fill(_choose(likely), likely, hits)
         text, citations = _render(_merge(chosen, hits), hits)
         return Answer(text, refused=False, citations=citations, confidence=confidence)
+
+    def stream(
+        self,
+        question: str,
+        hits: Sequence[Hit],
+        history: Sequence[Message] = (),
+        *,
+        options: AnswerOptions = DEFAULT_OPTIONS,
+    ) -> Iterator[AnswerPiece]:
+        """Yield the text of what `answer` returns, at once, then the answer."""
+        answer = self.answer(question, hits, history, options=options)
+        if answer.text:
+            yield TextDelta(answer.text)
+        yield answer
 
 
 def answer_probabilities(question: Question, candidates: Candidates) -> NDArray[np.float64]:

@@ -55,6 +55,13 @@ $passages
 Question: $question"""
 
 
+_INSTRUCTIONS = """\
+
+
+The person who asks wishes in addition, as far as the rules above allow:
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of a chat.
@@ -141,6 +148,7 @@ def build_prompt(
     history: Sequence[Message] = (),
     *,
     template: PromptTemplate | None = None,
+    instructions: str = "",
     count_tokens: Callable[[str], int],
     budget: int,
 ) -> Prompt:
@@ -154,17 +162,21 @@ def build_prompt(
         hits: Best first; may be empty.
         history: Earlier messages, oldest first; system messages among them are left out.
         template: None for the built-in one.
+        instructions: What the caller wants in addition; it goes behind the system message's
+            rules, unable to open or close a passage. Blank: nothing.
         count_tokens: Tokens of a text.
         budget: Most tokens for all messages.
 
     Raises:
-        QueryError: If not even the question fits.
+        QueryError: If not even the question fits, with the instructions.
         ConfigError: If the question fits, but not with the first passage.
     """
     template = template or PromptTemplate()
     language = question_language(question)
     fixed = {"language": _LANGUAGE_NAMES[language], "refusal": refusal_text(language)}
-    system = Message("system", Template(template.system).substitute(fixed))
+    told = _quoted(sound_text(instructions)).strip()
+    rules = Template(template.system).substitute(fixed)
+    system = Message("system", f"{rules}{_INSTRUCTIONS}{told}" if told else rules)
 
     def user(passages: int) -> Message:
         blocks = "\n".join(_block(number, hit) for number, hit in enumerate(hits[:passages], 1))
@@ -176,9 +188,10 @@ def build_prompt(
 
     bare = cost(system) + cost(user(0))
     if bare > budget:
+        asked = "question and its instructions need" if told else "question needs"
         raise QueryError(
-            f"The question needs {bare:,} tokens with the prompt; {budget:,} are allowed.",
-            do="Shorten it, or raise prompt_tokens.",
+            f"The {asked} {bare:,} tokens with the prompt; {budget:,} are allowed.",
+            do=f"Shorten {'them' if told else 'it'}, or raise prompt_tokens.",
         )
     turns = [message for message in history if message.role != "system"]
     kept = _newest(turns, min(budget - bare, int(budget * HISTORY_SHARE)), cost)
@@ -200,6 +213,11 @@ def build_prompt(
         dropped_turns=len(turns) - len(kept),
         tokens=spent + cost(last),
     )
+
+
+def sound_text(text: str) -> str:
+    """Return the text with U+FFFD in place of what is no character, such as lone surrogates."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _check_fields(part: str, text: str, allowed: frozenset[str], needed: frozenset[str]) -> None:

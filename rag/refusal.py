@@ -77,11 +77,20 @@ def refusal_text(language: Language) -> str:
 
 def is_refusal(text: str) -> bool:
     """Whether a generated answer is a refusal: the sentence in any language, marks aside."""
-    bare = "".join(char for char in text.casefold() if char.isalnum())
-    return any(
-        bare.startswith("".join(char for char in refusal.casefold() if char.isalnum()))
-        for refusal in _REFUSALS.values()
+    bare = _bare(text)
+    return any(bare.startswith(_bare(refusal)) for refusal in _REFUSALS.values())
+
+
+def may_become_refusal(text: str) -> bool:
+    """Whether an answer that begins with the text is a refusal, or may still become one."""
+    bare = _bare(text)
+    return is_refusal(text) or any(
+        _bare(refusal).startswith(bare) for refusal in _REFUSALS.values()
     )
+
+
+def _bare(text: str) -> str:
+    return "".join(char for char in text.casefold() if char.isalnum())
 
 
 def gather_evidence(

@@ -7,7 +7,7 @@ All are frozen and know nothing of storage, models or HTTP. Offsets count Python
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +162,7 @@ class Answer:
         tokens: Token counts where the generator reports them ("input", "output").
         dropped: Passages that were found but not shown to the generator, the last ones, because
             its prompt had no room for them.
+        finish: "length" if a generated answer was cut off at its token limit.
     """
 
     text: str
@@ -172,3 +173,4 @@ class Answer:
     timings: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     dropped: int = 0
+    finish: Literal["stop", "length"] = "stop"

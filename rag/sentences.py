@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import re
 
-_LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+_LINE_END = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _PARAGRAPH_GAP = re.compile(r"\n[^\S\n]*\n|[\f\u2029]|\r[^\S\r]*\r(?!\n)")
 _LIST_ITEM = re.compile(
     r"[-*+–—] +\S|[•·●○■□▪◆◇➢] *\S|[(（]?[0-9]{1,3}(?:\.[0-9]{1,3}){0,4}[.)、）．] *[^\s0-9]"
     r"|[0-9]{1,3}[.)] +\S|[(（]?[a-zA-Z][.)）] +\S|[(（]?[一二三四五六七八九十百]{1,4}[、.)）．]"
     r"|第[一二三四五六七八九十百0-9]{1,4}[章节節条條款]|[①-⑳]"
 )
+_LONGEST_ITEM = 24
+"""Characters, blanks aside, that tell whether a line begins a list item."""
 _HEADING = re.compile(r"#{1,6}\s|={3,}$|-{3,}$|\*{3,}$|```|~~~|>")
 _END = re.compile(r"[。｡！？；…!?.．]+")
 _FOOTNOTE = re.compile(r"\[[^\[\]\n]{1,12}\]")
+_OPEN_FOOTNOTE = re.compile(r"\[[^\[\]\n]{0,12}")
 _LAST_WORD = re.compile(r"[A-Za-z][A-Za-z.]*$")
 _NEXT_WORD = re.compile(r"\s*[\"'“‘(\[]*([A-Za-z]+)")
+_OPEN_WORD = re.compile(r"\s*[\"'“‘(\[]*[A-Za-z]*")
 
 _ALWAYS_ENDS = frozenset("。｡！？；")
 _TERMINATORS = frozenset("。｡！？；…!?.．")
@@ -58,48 +62,149 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
         no white space at either end, and what lies between spans is white space only.
         Takes time linear in len(text).
     """
-    spans: list[tuple[int, int]] = []
-    for start, end, whole in _units(text):
-        if whole:
-            spans.append((start, end))
-        else:
-            _split_unit(text, start, end, spans)
-    return spans
+    return SentenceReader().finish(text)
 
 
-def _units(text: str) -> list[tuple[int, int, bool]]:
-    """Join wrapped lines: (start, end, is a table row), stripped, in order."""
-    units: list[tuple[int, int, bool]] = []
-    last_line = (0, 0)
-    for match in _LINE.finditer(text):
-        start, end = strip_span(text, match.start(), match.end())
-        if start == end:
-            continue
-        row = text[start] == "|" or "\t" in text[start:end]
-        if units and not row and _continues(text, units[-1], last_line, start, end):
-            units[-1] = (units[-1][0], end, False)
-        else:
-            units.append((start, end, row))
-        last_line = (start, end)
-    return units
+class SentenceReader:
+    """Finds the sentences of a text that is still being written: those of `sentence_spans`.
+
+    A sentence is given as soon as no continuation of the text can change it, which takes its
+    successor's first character, or word after an abbreviation. Only a tab comes too late if
+    sentences before it in its line were given already: write blanks instead. Takes time linear in
+    the length of the text, however it is cut; for that, what cannot be decided yet is looked at
+    again only when a 64th of it is new.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        """What was read so far; the spans count into it."""
+        self._new: list[str] = []
+        self._new_chars = 0
+        self._unit = -1  # where the present unit (wrapped lines, list item, row) begins; -1: none
+        self._line = 0  # and its last line
+        self._line_seen = 0  # where to look on for that line's end
+        self._row = False
+        self._begin = 0  # of the sentence that is not found yet
+        self._scan = 0  # where to look on for its end
+        self._quotes_seen = 0
+        self._quote_open = False
+
+    def feed(self, text: str) -> list[tuple[int, int]]:
+        """Take the next stretch of the text; return the spans that are certain now."""
+        self._new.append(text)
+        self._new_chars += len(text)
+        length = len(self.text)
+        if 64 * self._new_chars < length - self._scan + length / 64:
+            return []
+        return self._read(whole=False)
+
+    def finish(self, text: str = "") -> list[tuple[int, int]]:
+        """Take the last stretch of the text; return the spans that are left."""
+        self._new.append(text)
+        return self._read(whole=True)
+
+    def _read(self, *, whole: bool) -> list[tuple[int, int]]:
+        self.text += "".join(self._new)
+        self._new, self._new_chars = [], 0
+        spans: list[tuple[int, int]] = []
+        text = self.text
+        while True:
+            if self._unit < 0:
+                first = strip_span(text, self._scan, len(text))[0]
+                self._scan = first
+                if first == len(text):
+                    return spans
+                self._begin_unit(first)
+            end, closed = self._line_end(self._line_seen, whole)
+            self._line_seen = end
+            end = strip_span(text, self._line, end)[1]
+            self._row = self._row or (self._unit == self._line and _is_row(text, self._line, end))
+            following = strip_span(text, end, len(text))[0] if closed else len(text)
+            goes_on = False if whole else None
+            if following < len(text):
+                goes_on = self._goes_on(end, following, whole)
+            if goes_on is not False and not whole:
+                self._split(end, spans, last=False)
+            if goes_on is None:
+                return spans
+            if goes_on:
+                self._line = self._line_seen = following
+                continue
+            self._split(end, spans, last=True)
+            if self._begin < end:
+                spans.append((self._begin, end))
+            self._unit, self._scan = -1, end
+
+    def _begin_unit(self, start: int) -> None:
+        self._unit = self._line = self._line_seen = self._begin = self._scan = start
+        self._quotes_seen, self._quote_open, self._row = start, False, False
+
+    def _line_end(self, start: int, whole: bool) -> tuple[int, bool]:
+        """Where the line that holds `start` ends, and whether it is known to."""
+        match = _LINE_END.search(self.text, start)
+        return (match.start(), True) if match else (len(self.text), whole)
+
+    def _goes_on(self, end: int, start: int, whole: bool) -> bool | None:
+        """Whether the line at `start` goes on with the line up to `end`; None: not known yet."""
+        text, line = self.text, self._line
+        if self._row or _PARAGRAPH_GAP.search(text, end, start):
+            return False
+        if line == self._unit and _HEADING.match(text, line):
+            return False
+        if text[end - 1] in _TERMINATORS or text[end - 1] in "：:":
+            return False
+        stop, closed = self._line_end(start, whole)
+        stop = strip_span(text, start, stop)[1]
+        if _is_row(text, start, stop) or _LIST_ITEM.match(text, start, stop):
+            return False
+        known = "".join(text[start : min(stop, start + 96)].split())
+        if not closed and (len(known) < _LONGEST_ITEM or not known.strip("=-*")):
+            return None
+        if _HEADING.match(text, start, stop):
+            return False
+        return text[start].islower() or 50 <= _width(text, line, end) <= 160
+
+    def _split(self, end: int, spans: list[tuple[int, int]], *, last: bool) -> None:
+        """Cut the unit, known up to `end`, at sentence ends; `last`: it goes no further."""
+        text = self.text
+        if self._row:
+            self._scan = end
+            return
+        while (match := _END.search(text, self._scan, end)) is not None:
+            odd = text.count('"', self._quotes_seen, match.start()) % 2 == 1
+            quote_open = self._quote_open != odd
+            position = _after_closers(text, match.end(), end, quote_open)
+            if not last and _undecided(text, self._begin, match, position, end):
+                self._scan = match.start()
+                return
+            self._scan, self._quotes_seen, self._quote_open = position, match.start(), quote_open
+            first = self._begin == self._unit
+            if _is_boundary(text, self._begin, match, position, end, first):
+                spans.append(strip_span(text, self._begin, position))
+                self._begin = strip_span(text, position, end)[0]
+                self._quotes_seen, self._quote_open = position, False
+        self._scan = max(self._scan, end)
 
 
-def _continues(
-    text: str, unit: tuple[int, int, bool], last: tuple[int, int], start: int, end: int
-) -> bool:
-    """Whether the line text[start:end] goes on with the sentence of the line `last`."""
-    if unit[2] or _PARAGRAPH_GAP.search(text, last[1], start):
-        return False
-    if _HEADING.match(text, last[0]) and unit[0] == last[0]:
-        return False
-    if _HEADING.match(text, start, end) or _LIST_ITEM.match(text, start, end):
-        return False
-    before = text[last[1] - 1]
-    if before in _TERMINATORS or before in "：:":
-        return False
-    if text[start].islower():
+def _is_row(text: str, start: int, end: int) -> bool:
+    return text[start] == "|" or text.find("\t", start, end) >= 0
+
+
+def _undecided(text: str, begin: int, match: re.Match[str], position: int, end: int) -> bool:
+    """Whether what follows `end` may decide if the terminator run `match` ends a sentence."""
+    if position >= end:
         return True
-    return 50 <= _width(text, *last) <= 160
+    note = _OPEN_FOOTNOTE.match(text, position, end)
+    if note and note.end() == end:
+        return True
+    following = _OPEN_WORD.match(text, position, position + 40)
+    if following is None or following.end() < len(text) or match[0] not in (".", "．"):
+        return False
+    word = _LAST_WORD.search(text, max(begin, match.start() - 12), match.start())
+    if word is None:
+        return False
+    initial = len(word[0]) == 1 and word[0].isupper()
+    return initial or "." in word[0] or word[0].lower() in _BEFORE_NUMBER | _MAY_END
 
 
 def _width(text: str, start: int, end: int) -> int:
@@ -107,27 +212,6 @@ def _width(text: str, start: int, end: int) -> int:
     if end - start > 200:
         return 400
     return sum(2 if char >= "\u2e80" else 1 for char in text[start:end])
-
-
-def _split_unit(text: str, start: int, end: int, spans: list[tuple[int, int]]) -> None:
-    """Cut text[start:end] at sentence ends and append the stretches to `spans`."""
-    begin = start
-    position = start
-    quotes_seen = start
-    quote_open = False
-    while (match := _END.search(text, position, end)) is not None:
-        if text.count('"', quotes_seen, match.start()) % 2:
-            quote_open = not quote_open
-        quotes_seen = match.start()
-        position = _after_closers(text, match.end(), end, quote_open)
-        if _is_boundary(text, begin, match, position, end, begin == start):
-            stop = strip_span(text, begin, position)
-            spans.append(stop)
-            begin = strip_span(text, position, end)[0]
-            quote_open = False
-            quotes_seen = position
-    if begin < end:
-        spans.append((begin, end))
 
 
 def _after_closers(text: str, position: int, end: int, quote_open: bool) -> int:

@@ -11,13 +11,18 @@ import re
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from rag.answering import DEFAULT_OPTIONS, Answerer, AnswerOptions, AnswerPiece, TextDelta
 from rag.index.allowed import checked
+from rag.marks import parse_marks
+from rag.prompt import Message
 from rag.protocols import DenseIndex, LexicalIndex
-from rag.schema import FloatArray, IntArray, Ranking
+from rag.schema import Answer, FloatArray, Hit, IntArray, Ranking
 
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
 
@@ -211,6 +216,70 @@ def check_dense_index(make: Callable[[int], DenseIndex], tolerance: float = 1e-3
     index.add(np.array([9], np.int64), vectors[2:3])
     found = index.search(vectors[2:3], 1)[0][0]
     assert found[0] == 9, f"an id added again is not found by its vector, but {found}"
+
+
+def check_answerer(
+    answerer: Answerer,
+    question: str,
+    hits: Sequence[Hit],
+    history: Sequence[Message] = (),
+    *,
+    options: AnswerOptions = DEFAULT_OPTIONS,
+) -> Answer:
+    """Check what `Answerer` promises, for one question.
+
+    Args:
+        answerer: It must answer the same question the same way every time.
+        question: The question.
+        hits: Its passages, best first.
+        history: Earlier turns.
+        options: How to answer.
+
+    Returns:
+        The answer.
+
+    Raises:
+        AssertionError: If a promise is not kept.
+    """
+    whole = answerer.answer(question, hits, history, options=options)
+    pieces = list(answerer.stream(question, hits, history, options=options))
+    assert pieces, "the stream is empty"
+    assert replace(whole, timings={}) == check_pieces(pieces), "the stream gives another answer"
+    texts = {hit.chunk.file: (hit.chunk.start, hit.chunk.text) for hit in hits}
+    for cited in whole.citations:
+        offset, text = texts[cited.file]
+        assert text[cited.start - offset : cited.end - offset] == cited.quote, (
+            "a quote is not exact"
+        )
+    if hits:
+        early: Any = answerer.stream(question, hits, history, options=options)
+        with closing(early):
+            next(early)
+        again = answerer.answer(question, hits, history, options=options)
+        assert replace(again, timings={}) == replace(whole, timings={}), "it fails after a stop"
+    return whole
+
+
+def check_pieces(pieces: Sequence[AnswerPiece]) -> Answer:
+    """Check that pieces are a streamed answer, and return it without its timings.
+
+    Raises:
+        AssertionError: If they are not.
+    """
+    *deltas, answer = pieces
+    assert isinstance(answer, Answer), "the last piece is no Answer"
+    shown = ""
+    for delta in deltas:
+        assert isinstance(delta, TextDelta), "a piece before the last is no TextDelta"
+        assert delta.text, "a delta is empty"
+        shown += delta.text
+        marks = [number for _, numbers in parse_marks(shown).marks for number in numbers]
+        firsts = list(dict.fromkeys(marks))
+        assert firsts == list(range(1, len(firsts) + 1)), "marks do not count from 1"
+        assert len(firsts) <= len(answer.citations), "a mark is shown that has no citation"
+    assert shown == answer.text, "the deltas are not the text"
+    assert not (answer.refused and answer.citations), "a refusal has citations"
+    return replace(answer, timings={})
 
 
 def check_lexical_index(make: Callable[[], LexicalIndex], *, durable: bool = True) -> None:

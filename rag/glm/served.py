@@ -7,7 +7,7 @@ business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ class ServedGlm:
             batch=batch, queue=queue,
         )  # fmt: skip
 
-    def answer(self, turns: Sequence[Turn], ask: Ask) -> Iterator[Piece | Final]:
+    def answer(self, turns: Sequence[Turn], ask: Ask) -> Generator[Piece | Final, None, None]:
         """Answer a chat: pieces as they come, then how it ended.
 
         Leaving the iteration early ends the request.
