@@ -88,7 +88,7 @@ def _run(settings: Settings, *, closed: bool) -> None:
         with tempfile.TemporaryDirectory(prefix="youju-metrics-") as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
             _announce(listening, closed=closed)
-            Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listening]).run()
+            Multiprocess(config, sockets=[listening]).run()
 
 
 def _listen(host: str, port: int) -> socket.socket:

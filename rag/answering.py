@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class AnswerOptions:
     """How one answer is to be written. None leaves a value as it is set for all answers.
 
-    The extractive answerer quotes and does not write: it follows none of them.
+    The extractive answerer quotes and does not write: it follows `standalone` only.
 
     Attributes:
         instructions: What the caller wants in addition, in plain words; "" for nothing.
@@ -29,6 +29,8 @@ class AnswerOptions:
         temperature: >= 0; 0 takes the likeliest token always.
         top_p: In (0, 1]: share of the probability that is left to choose from.
         seed: Makes sampling repeatable, where the model can; 64 bits, signed.
+        standalone: The question put so that it stands alone, for judging and quoting; "" where
+            the question does. Refusals keep the language of the question itself.
 
     Raises:
         UsageError: If a value is out of range.
@@ -39,6 +41,7 @@ class AnswerOptions:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+    standalone: str = ""
 
     def __post_init__(self) -> None:
         most, heat, share, seed = self.max_tokens, self.temperature, self.top_p, self.seed

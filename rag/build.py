@@ -234,6 +234,21 @@ class Rag:
             max_tokens=self.settings.generator_max_tokens,
         )
 
+    def condense(self, question: str, history: Sequence[Message]) -> str:
+        """Return a follow-up question as one that stands alone, by the generator or by rules.
+
+        Raises:
+            ModelError: If the generator is asked and fails.
+        """
+        from rag.condense import condense, condense_with_model
+
+        settings = self.settings
+        if settings.condense == "rules" or settings.generator == "extractive":
+            return condense(question, history)
+        return condense_with_model(
+            lambda messages: self.talker.say(messages).text, question, history
+        ).text
+
     @cached_property
     def _generator(self) -> _Generator:
         settings = self.settings
@@ -422,8 +437,9 @@ class OpenStore:
         return Chain(
             lambda query, top_k: self.retriever().search(query, top_k),
             self._rag.answerer,
-            page_of=self.store.page_of,
+            page_of=lambda cited: self.store.page_of(cited.file, cited.start),
             max_question_chars=self._rag.settings.max_question_chars,
+            condense=self._rag.condense,
         )
 
 

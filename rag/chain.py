@@ -16,9 +16,10 @@ from langchain_core.runnables import Runnable, RunnableLambda
 
 from rag.answering import DEFAULT_OPTIONS, Answerer, AnswerOptions, AnswerPiece, TextDelta
 from rag.citations import Citer, cite
+from rag.condense import condense
 from rag.errors import ModelError, QueryError
 from rag.prompt import Message, Prompt, PromptTemplate, build_prompt
-from rag.schema import Answer, Hit
+from rag.schema import Answer, Citation, Hit
 from rag.talk import Said, Talker
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Question:
         text: The question.
         top_k: Passages to hand to the answerer, >= 1.
         history: Earlier turns, oldest first.
-        options: How the answer is to be written.
+        options: How the answer is to be written; its `standalone` is what is searched for, and is
+            made from the history where it is "".
     """
 
     text: str
@@ -60,14 +62,16 @@ class Chain:
     Attributes:
         search: Finds up to top_k passages for a query, best first.
         answerer: Writes the answer.
-        page_of: Tells the page of a character of a file: a chunk may run over several pages.
+        page_of: Tells the page on which a quote starts: a chunk may run over several pages.
         max_question_chars: Longer questions are refused.
+        condense: Makes a question that stands alone from one and the conversation before it.
     """
 
     search: Callable[[str, int], list[Hit]]
     answerer: Answerer
-    page_of: Callable[[str, int], int | None]
+    page_of: Callable[[Citation], int | None]
     max_question_chars: int
+    condense: Callable[[str, Sequence[Message]], str] = condense
 
     def runnable(self) -> Runnable[Question, Answer]:
         """Return the steps composed.
@@ -104,11 +108,16 @@ class Chain:
                 yield piece if isinstance(piece, TextDelta) else self._ended(piece, found, spent)
 
     def _check(self, question: Question) -> Question:
-        return replace(question, text=checked_question(question.text, self.max_question_chars))
+        text = checked_question(question.text, self.max_question_chars)
+        options = question.options
+        if question.history and not options.standalone:
+            alone = self.condense(text, question.history)
+            options = replace(options, standalone="" if alone == text else alone)
+        return replace(question, text=text, options=options)
 
     def _retrieve(self, question: Question) -> Retrieved:
         begin = time.perf_counter()
-        hits = self.search(question.text, question.top_k)
+        hits = self.search(question.options.standalone or question.text, question.top_k)
         return Retrieved(question, hits, time.perf_counter() - begin)
 
     def _answer(self, found: Retrieved) -> Answer:
@@ -122,7 +131,7 @@ class Chain:
         return replace(
             made,
             citations=tuple(
-                replace(cited, page=self.page_of(cited.file, cited.start)) if cited.page else cited
+                replace(cited, page=self.page_of(cited)) if cited.page else cited
                 for cited in made.citations
             ),
             timings={"retrieve": found.seconds, "answer": seconds, **made.timings},
@@ -253,7 +262,7 @@ class Generating:
 
 def _sampling(options: AnswerOptions) -> AnswerOptions:
     """The options without the instructions: those are in the prompt."""
-    return replace(options, instructions="")
+    return replace(options, instructions="", standalone="")
 
 
 def _ended(made: Answer, said: Said, prompt: Prompt, judged: Answer) -> Answer:

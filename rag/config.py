@@ -162,6 +162,11 @@ class Settings(BaseSettings):
         6000, description="Room for passages, history and question, tokens."
     )
     prompt_file: str = Field("", description="File with your own prompt; empty: the built-in one.")
+    condense: Literal["auto", "rules", "model"] = Field(
+        "auto",
+        description="Who makes follow-up questions stand alone; auto: the generator if there is "
+        "one, else rules.",
+    )
     refusal_threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="Evidence below which a question is refused; unset: as calibrated."
     )
@@ -214,6 +219,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.generator == "openai" and not (self.generator_url and self.generator_model):
             raise ValueError("generator openai needs generator_url and generator_model")
+        if self.condense == "model" and self.generator == "extractive":
+            raise ValueError("condense model needs a generator other than extractive")
         if self.generator == "chatglm3" and not self.generator_model:
             raise ValueError("generator chatglm3 needs generator_model, a folder or a hub name")
         if self.reranker == "endpoint" and not self.reranker_url:

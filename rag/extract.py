@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rag.answering import DEFAULT_OPTIONS, AnswerOptions, AnswerPiece, TextDelta
 from rag.candidates import FEATURES, Candidates, Piece, clause_spans, gather, length_share
 from rag.index.analyze import Analyzer
-from rag.language import is_chinese
+from rag.language import is_chinese, question_language
 from rag.prompt import Message
 from rag.protocols import Tokens
 from rag.question import Question, analyze_question
@@ -51,6 +51,7 @@ _BULLET = re.compile(r"(?:[-*+•·●○■□▪◆◇➢–—>]\s+|#{1,6}\s+
 _WRAP = re.compile(
     r"(?<=[\u2e80-\U0003ffff])\s*[\n\r\v\f\x85\u2028\u2029]\s*(?=[\u2e80-\U0003ffff])"
 )
+_CUT = re.compile(r"\[\d+\]|[\u3400-\u9fff]|[^\s\u3400-\u9fff\[]+|\[")
 _NOT_WORD = re.compile(r"[\W_]+")
 
 # Fitted by `python -m eval.calibrate SETS`, see docs/decisions/0006-extractive-answers.md.
@@ -103,7 +104,7 @@ class ExtractiveAnswerer:
             question: As the user asked it; any string.
             hits: Best first; only the first MAX_HITS are read.
             history: Not read: quoting needs no conversation.
-            options: Not followed: its answers are quotations, and short.
+            options: Of these `standalone` and `max_tokens` are followed; tokens are the embedder's.
 
         Returns:
             At most MAX_SENTENCES sentences or parts of them with their [n] marks, at most 60
@@ -113,20 +114,25 @@ class ExtractiveAnswerer:
             answer, of a part by its share of the sentence.
         """
         hits = hits[:MAX_HITS]
+        language = question_language(question)
+        question = options.standalone or question
         asked = analyze_question(question, self._analyzer)
         candidates = gather(asked, hits, self._analyzer)
         if not candidates.pieces:
-            return Answer(refusal_text(asked.language), refused=True)
+            return Answer(refusal_text(language), refused=True)
         probabilities = answer_probabilities(asked, candidates)
         readable = 1.0 if self._tokens is None else float(self._tokens.coverage([question])[0])
         evidence = gather_evidence(candidates, hits, probabilities)
         confidence = evidence_score(evidence, readable=readable)
         if confidence < self._threshold:
-            return Answer(refusal_text(asked.language), refused=True, confidence=confidence)
+            return Answer(refusal_text(language), refused=True, confidence=confidence)
         likely = _options(candidates, hits, probabilities)
         chosen = _fill(_choose(likely), likely, hits)
         text, citations = _render(_merge(chosen, hits), hits)
-        return Answer(text, refused=False, citations=citations, confidence=confidence)
+        whole = Answer(text, refused=False, citations=citations, confidence=confidence)
+        if options.max_tokens is None or self._tokens is None:
+            return whole
+        return shortened(whole, options.max_tokens, self._tokens)
 
     def stream(
         self,
@@ -141,6 +147,29 @@ class ExtractiveAnswerer:
         if answer.text:
             yield TextDelta(answer.text)
         yield answer
+
+
+def shortened(answer: Answer, max_tokens: int, tokens: Tokens) -> Answer:
+    """Return an answer cut at a word, with the citations whose marks are left in it.
+
+    Args:
+        answer: With marks [1], [2], ... in the order of its citations.
+        max_tokens: Longest text, >= 1.
+        tokens: Counts them.
+    """
+    if tokens.count([answer.text])[0] <= max_tokens:
+        return answer
+    ends = [match.end() for match in _CUT.finditer(answer.text)]
+    low, high = 0, len(ends)
+    while low < high:  # the first end that is too far
+        middle = (low + high) // 2
+        if tokens.count([answer.text[: ends[middle]]])[0] <= max_tokens:
+            low = middle + 1
+        else:
+            high = middle
+    text = answer.text[: ends[low - 1]] if low else ""
+    kept = sum(f"[{number}]" in text for number in range(1, len(answer.citations) + 1))
+    return replace(answer, text=text, citations=answer.citations[:kept], finish="length")
 
 
 def answer_probabilities(question: Question, candidates: Candidates) -> NDArray[np.float64]:

@@ -262,7 +262,7 @@ def test_an_answer_that_was_cut_off_says_so(reason: str, finish: str) -> None:
 
 def test_the_chain_yields_what_was_found_first() -> None:
     answerer = generating(FakeChat(pieces=[SUPPORTED, SUPPORTED]))
-    chain = Chain(lambda query, top_k: HITS[:top_k], answerer, lambda file, at: 77, 100)
+    chain = Chain(lambda query, top_k: HITS[:top_k], answerer, lambda cited: 77, 100)
     question = Question(f" {QUESTION}\n", top_k=1)
     found, *pieces = chain.stream_answer(question)
     assert isinstance(found, Retrieved)

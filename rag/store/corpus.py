@@ -260,6 +260,16 @@ class Store:
                 )
             )
 
+    def page_in_file(self, file_id: str, offset: int) -> int | None:
+        """Do as `page_of` for a file by its id; None also if the store has no such file."""
+        with self._db.read() as session:
+            pages = session.scalar(
+                select(DocumentRow.pages).where(
+                    DocumentRow.store_id == self.id, DocumentRow.file_id == file_id
+                )
+            )
+        return _page_at(pages, offset)
+
     def page_of(self, name: str, offset: int) -> int | None:
         """Return the page, from 1, of a character of a document; None if it has no pages."""
         with self._db.read() as session:
@@ -268,8 +278,7 @@ class Store:
                     DocumentRow.store_id == self.id, DocumentRow.name == name
                 )
             )
-        on = [int(label) for start, end, label in pages or () if start <= offset < end]
-        return on[0] if on else None
+        return _page_at(pages, offset)
 
     def commit(self, documents: Iterable[NewDocument]) -> dict[str, Outcome]:
         """Store documents in one transaction, replacing those of the same source.
@@ -426,6 +435,11 @@ class Store:
                 do="Run the command again.",
             )
         return int(found.seq)
+
+
+def _page_at(pages: Sequence[tuple[int, int, str]] | None, offset: int) -> int | None:
+    on = [int(label) for start, end, label in pages or () if start <= offset < end]
+    return on[0] if on else None
 
 
 def _storable(name: str) -> str:
