@@ -233,22 +233,8 @@ class ChatGLM3(BaseChatModel):
             ConfigError: If tool_choice names no tool.
         """
         described = [convert_to_openai_tool(tool)["function"] for tool in tools]
-        names = [tool["name"] for tool in described]
-        if isinstance(tool_choice, dict):
-            tool_choice = str(tool_choice.get("function", tool_choice).get("name", ""))
-        must: list[str] = []
-        if tool_choice == "none":
-            described = []
-        elif tool_choice in ("any", "required", True):
-            must = names
-        elif tool_choice in names:
-            must = [str(tool_choice)]
-        elif tool_choice not in (None, "auto", False):
-            raise ConfigError(
-                f"tool_choice {tool_choice!r} is no tool.",
-                do=f"Expected auto, any, none or one of {', '.join(names)}.",
-            )
-        return self.bind(tools=described, tool_choice=must, **kwargs)
+        _chosen(described, tool_choice)
+        return self.bind(tools=described, tool_choice=tool_choice, **kwargs)
 
     # -- what LangChain calls ----------------------------------------------------------------------
 
@@ -328,7 +314,7 @@ class ChatGLM3(BaseChatModel):
         from rag.glm.served import Ask
 
         call = {key: value for key, value in given.items() if key not in _NOT_OURS}
-        tools, must = call.pop("tools", None) or [], call.pop("tool_choice", None) or []
+        tools, must = _chosen(call.pop("tools", None) or [], call.pop("tool_choice", None))
         if "max_new_tokens" in call:
             call["max_tokens"] = call.pop("max_new_tokens")
         if unknown := sorted(call.keys() - set(_PER_CALL)):
@@ -363,12 +349,15 @@ class ChatGLM3(BaseChatModel):
             metadata = {"logprobs": {"content": scored}} if scored else {}
             message = AIMessageChunk(content=part.text, response_metadata=metadata)
             return ChatGenerationChunk(message=message)
+        calls = [*map(_parsed, part.calls)]
+        # LangChain keeps no reason with what is streamed, so they are told here as well.
+        reasons = [error for _, _, error in calls if error]
         return ChatGenerationChunk(
             message=AIMessageChunk(
                 content="",
                 tool_call_chunks=[
                     tool_call_chunk(name=call.name, args=args, id=_call_id(), index=index)
-                    for index, (call, args, _) in enumerate(map(_parsed, part.calls))
+                    for index, (call, args, _) in enumerate(calls)
                 ],
                 usage_metadata=UsageMetadata(
                     input_tokens=part.prompt_tokens,
@@ -379,6 +368,7 @@ class ChatGLM3(BaseChatModel):
                     "finish_reason": part.finish,
                     "model_name": self.model,
                     "model_provider": "chatglm3",
+                    **({"invalid_tool_calls": reasons} if reasons else {}),
                 },
                 chunk_position="last",
             )
@@ -395,6 +385,27 @@ class ChatGLM3(BaseChatModel):
                 if error
             ]
         return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _chosen(
+    tools: Sequence[dict[str, Any]], choice: str | dict[str, Any] | bool | None
+) -> tuple[Sequence[dict[str, Any]], list[str]]:
+    """Return the tools to tell of, and the names of those one of which must be called."""
+    names = [tool["name"] for tool in tools]
+    if isinstance(choice, dict):
+        choice = str(choice.get("function", choice).get("name", ""))
+    if choice == "none":
+        return [], []
+    if choice in ("any", "required", True):
+        return tools, names
+    if choice in names:
+        return tools, [str(choice)]
+    if choice in (None, "auto", False):
+        return tools, []
+    raise ConfigError(
+        f"tool_choice {choice!r} is no tool.",
+        do=f"Expected auto, any, none or one of {', '.join(names)}.",
+    )
 
 
 def to_turns(

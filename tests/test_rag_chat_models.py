@@ -211,6 +211,18 @@ def test_seeds_and_settings_of_a_single_call(loaded: LoadedGlm) -> None:
     model.close()
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"max_tokens": 2.5}, {"top_k": 2.5}, {"logprobs": True, "top_logprobs": 1.5},
+              {"temperature": "1"}, {"seed": 0.5}, {"timeout": "1"}],
+)  # fmt: skip
+def test_an_option_of_another_type_is_refused_and_others_go_on(
+    model: ChatGLM3, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="is not allowed"):
+        model.invoke("hi", **({"do_sample": True} | wrong))
+    assert model.invoke("hi").content
+
+
 def test_log_probabilities(model: ChatGLM3) -> None:
     said = model.invoke("hello", logprobs=True, top_logprobs=2)
     scored = said.response_metadata["logprobs"]["content"]
@@ -270,6 +282,7 @@ def test_an_invalid_call_is_told_and_not_made(tmp_path: Path, written: str, says
     assert isinstance(whole, AIMessageChunk)
     assert whole.tool_calls == []
     assert len(whole.invalid_tool_calls) == 1
+    assert says in whole.response_metadata["invalid_tool_calls"][0]
 
 
 def test_a_tool_can_be_made_the_answer(model: ChatGLM3) -> None:
@@ -284,6 +297,19 @@ def test_a_tool_can_be_made_the_answer(model: ChatGLM3) -> None:
     assert said.invalid_tool_calls[0]["name"] in ("Weather", "Other")
     with pytest.raises(ConfigError, match="tool_choice 'Snow'"):
         model.bind_tools([Weather], tool_choice="Snow")
+
+
+def test_a_tool_choice_of_a_single_call(tmp_path: Path) -> None:
+    loaded, seen = scripted(tmp_path, "\nplain")
+    model = ChatGLM3.of(loaded, max_tokens=30)
+    bound = model.bind_tools([Weather])
+    assert bound.invoke("x", tool_choice="auto").content == "plain"
+    assert bound.invoke("x", tool_choice="none").content == "plain"
+    assert len(seen.asked[1]) < len(seen.asked[0])  # no tool is told of
+    assert bound.invoke("x", tool_choice="any").invalid_tool_calls[0]["name"] == "Weather"
+    with pytest.raises(ConfigError, match="tool_choice 'Snow'"):
+        bound.invoke("x", tool_choice="Snow")
+    model.close()
 
 
 def test_structured_output(tmp_path: Path) -> None:
@@ -355,6 +381,13 @@ def test_it_loads_when_it_is_first_asked(tmp_path: Path) -> None:
     model.close()
     with pytest.raises(ValidationError):
         ChatGLM3(model="x", temprature=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("device", ["cuda:x", "cuda:-1", "gpu", ""])
+def test_a_device_that_is_none_is_named(tmp_path: Path, device: str) -> None:
+    model = ChatGLM3(model=str(write_chatty(tmp_path)), device=device)
+    with pytest.raises(ConfigError, match="generator_device"):
+        model.invoke("hi")
 
 
 def test_importing_the_chat_models_loads_no_engine() -> None:

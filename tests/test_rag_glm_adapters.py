@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from glm_models import SMALL, official_logits, random_tensors, write_official
+from glm_models import SMALL, official_logits, quantized, random_tensors, write_official
 from safetensors.torch import load_file, save_file
 from test_rag_glm_agreement import BATCH, DECODE, PREFILL, difference
 
@@ -229,6 +229,26 @@ def test_a_16_bit_model_is_merged_with_one_rounding(tmp_path: Path) -> None:
     low, high = lora.pairs[name]
     before = random_tensors(shape)["transformer.encoder.layers.1.mlp.dense_4h_to_h.weight"]
     assert torch.equal(weights[f"{name}.weight"], (before.float() + 4 * (high @ low)).half())
+
+
+@pytest.mark.parametrize("bits", [0, 8])
+def test_another_dtype_is_merged_with_one_rounding_too(tmp_path: Path, bits: int) -> None:
+    tensors = random_tensors(SMALL)
+    if bits:
+        tensors = quantized(tensors, SMALL, bits)
+    write_official(tmp_path / "model", tensors=tensors, quantization_bit=bits)
+    write_official_lora(tmp_path / "lora")
+    merge(tmp_path / "model", tmp_path / "lora", tmp_path / "merged", dtype="bfloat16")
+    weights = load_file(tmp_path / "merged/model.safetensors")
+    exact = load_chatglm3(tmp_path / "model", "float32", keep_quantized=False).model.state_dict()
+    how: dict[str, Any] = {"adapter": tmp_path / "lora", "keep_quantized": False}
+    loaded = load_chatglm3(tmp_path / "model", "bfloat16", **how).model.state_dict()
+    lora = read_lora(tmp_path / "lora", SMALL)
+    for name, (low, high) in lora.pairs.items():
+        expected = (exact[f"{name}.weight"] + lora.scale * (high @ low)).bfloat16()
+        assert torch.equal(weights[f"{name}.weight"], expected)
+        assert torch.equal(loaded[f"{name}.weight"], expected)
+    assert {tensor.dtype for tensor in [*weights.values(), *loaded.values()]} == {torch.bfloat16}
 
 
 # -- P-Tuning v2 ---------------------------------------------------------------------------------

@@ -131,6 +131,21 @@ def test_another_native_model_is_refused(change: dict[str, Any]) -> None:
         read_native(native | change, "here")
 
 
+@pytest.mark.parametrize("rope", [[1], "default", 7])
+def test_rope_parameters_of_another_form_are_refused(rope: object) -> None:
+    native = native_config(SMALL, stop_ids=[2], dtype="float32")
+    with pytest.raises(CheckpointError, match="no converted ChatGLM3"):
+        read_native(native | {"rope_parameters": rope}, "here")
+
+
+@pytest.mark.parametrize("theta", [float("inf"), float("nan"), -1.0, "x", None, True, [1]])
+def test_a_rope_theta_that_is_no_number_is_named(theta: object) -> None:
+    native = native_config(SMALL, stop_ids=[2], dtype="float32")
+    rope = native["rope_parameters"] | {"rope_theta": theta}
+    with pytest.raises(CheckpointError, match="rope_theta = "):
+        read_native(native | {"rope_parameters": rope}, "here")
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{", "\udcff", "[" * 100_000])
 def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.json"

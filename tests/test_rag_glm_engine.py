@@ -151,6 +151,28 @@ def test_a_seed_repeats_whatever_runs_beside_it(engine: Engine) -> None:
     assert made[0] != made[3]
 
 
+def test_a_seed_repeats_among_equal_logits_whatever_is_looked_at_beside_it(
+    loaded: LoadedGlm,
+) -> None:
+    class Coarse(Gate):  # logits as coarse as those of 16 bits, so that many are equal
+        def __call__(self, **inputs: Any) -> Any:
+            out = self.model(**inputs)
+            out.logits = (out.logits * 2).round() / 2
+            return out
+
+    def made(*beside: Sampling) -> list[int]:
+        engine = Engine(Coarse(loaded.model), stop_ids=[], context=64, batch=3)
+        running = [
+            engine.submit(Request([5, 6], 30, Sampling(top_k=50, top_p=1.0, seed=3))),
+            *(engine.submit(Request([7, 8], 40, one)) for one in beside),
+        ]
+        ids = ids_of(running[0])
+        engine.close()
+        return ids
+
+    assert made() == made(Sampling(top_k=64)) == made(GREEDY, Sampling(top_k=10))
+
+
 def test_log_probabilities_are_those_of_the_logits(loaded: LoadedGlm, engine: Engine) -> None:
     (token,) = submit(engine, [9, 8, 7], 1, top_logprobs=3)
     logs = loaded.model(input_ids=torch.tensor([[9, 8, 7]])).logits[0, -1].log_softmax(-1)
@@ -287,7 +309,9 @@ def test_a_prompt_longer_than_the_context_is_refused(engine: Engine) -> None:
     "wrong",
     [
         {"ids": []}, {"ids": [-1]}, {"max_new_tokens": 0}, {"top_logprobs": 21},
-        {"timeout_s": 0.0}, {"beginnings": [[]]},
+        {"timeout_s": 0.0}, {"beginnings": [[]]}, {"max_new_tokens": 2.5}, {"max_new_tokens": "9"},
+        {"max_new_tokens": True}, {"top_logprobs": 1.5}, {"timeout_s": "9"},
+        {"timeout_s": float("inf")},
     ],
 )  # fmt: skip
 def test_numbers_out_of_range(wrong: dict[str, Any]) -> None:
@@ -296,8 +320,13 @@ def test_numbers_out_of_range(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"seed": 2**63}]
-)
+    "wrong",
+    [
+        {"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"seed": 2**63},
+        {"temperature": "1"}, {"temperature": float("nan")}, {"temperature": None},
+        {"top_p": None}, {"top_k": 2.5}, {"top_k": "5"}, {"seed": 1.5},
+    ],
+)  # fmt: skip
 def test_sampling_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Sampling(**wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from glm_models import SMALL, write_official
 from glm_serving import alone, ids_of, submit
 
-from rag.errors import EngineClosed, GenerationFailed, OutOfMemory
+from rag.errors import EngineClosed, GenerationFailed, OutOfMemory, YoujuError
 from rag.glm.engine import Engine
-from rag.glm.generation import Request
+from rag.glm.generation import Generation, Request
 from rag.glm.load import LoadedGlm, load_chatglm3
 from rag.glm.rows import RowCache
 from rag.glm.sampling import Sampling
@@ -53,6 +54,8 @@ def serve(model: Any, **more: Any) -> Engine:
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), OutOfMemory, "generator_batch"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), OutOfMemory, "Shorten"),
         (MemoryError(), OutOfMemory, "did not suffice"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), OutOfMemory, "Shorten"),
+        (RuntimeError("x" * 300 + "out of memory"), OutOfMemory, "Shorten"),
         (RuntimeError("mat1 and mat2 shapes"), GenerationFailed, "RuntimeError: mat1"),
         (IndexError("index out of range"), GenerationFailed, "others? requests? go on|go on"),
     ],
@@ -220,3 +223,83 @@ def test_rows_are_read_in_one_at_a_time() -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match="one text at a time"):
         make().aim(0, [0, 1], 2)
+
+
+# -- devices ---------------------------------------------------------------------------------------
+
+
+def ends_of(running: list[Generation]) -> list[str]:
+    """How each ended, but no longer than 20 s."""
+    ends: list[str] = []
+
+    def read() -> None:
+        for generation in running:
+            try:
+                ids_of(generation)
+            except YoujuError as error:
+                ends.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    return ends
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("at", [4, 10])  # while the first prompt is read in; while it is answered
+def test_a_device_that_broke_down_leaves_no_one_waiting(
+    loaded: LoadedGlm, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    error = RuntimeError("CUDA error: device-side assert triggered")
+    broken, taken = threading.Event(), threading.Event()
+
+    class Held(Faulty):
+        def __call__(self, **inputs: Any) -> Any:
+            assert taken.wait(20)
+            try:
+                return super().__call__(**inputs)
+            except RuntimeError:
+                broken.set()
+                raise
+
+    def refusing(name: str) -> Callable[..., None]:
+        real = getattr(RowCache, name)
+
+        def call(*given: Any) -> None:
+            if broken.is_set():
+                raise error
+            real(*given)
+
+        return call
+
+    for name in ("drop", "clear", "reserve"):
+        monkeypatch.setattr(RowCache, name, refusing(name))
+    engine = serve(Held(loaded.model, error, at=at), batch=2)
+    running = [submit(engine, [5, 6, 7, 8, 9], 20) for _ in range(4)]
+    taken.set()
+    ends = ends_of(running)
+    assert len(ends) == 4
+    assert all("device-side assert" in end for end in ends)
+    assert engine.load == 0
+    engine.close()
+
+
+def test_a_failed_pass_holds_no_memory_while_it_is_repeated(loaded: LoadedGlm) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    class Large(Faulty):
+        def __call__(self, **inputs: Any) -> Any:
+            alive.append(sum(one() is not None for one in made))
+            if inputs["input_ids"].shape[0] > 1:
+                activations = torch.zeros(1_000)
+                made.append(weakref.ref(activations))
+                raise self.error
+            return self.model(**inputs)
+
+    engine = serve(Large(loaded.model, torch.OutOfMemoryError("x"), at=0))
+    running = [submit(engine, ids, 4) for ids in (SHORT, OTHER)]
+    assert [len(ids_of(one)) for one in running] == [4, 4]
+    engine.close()
+    assert made
+    assert max(alive) == 0

@@ -102,6 +102,16 @@ def test_stop_strings_end_the_text_and_not_a_call(small: ChatGLM3Tokenizer) -> N
     assert (text, calls[0].parameters()) == ("", {"x": "wor"})
 
 
+@pytest.mark.parametrize("tools", [[], ["tool"]])
+@pytest.mark.parametrize("turn", ["\nfirst\nsecond", "\n \nfirst\nsecond"])
+def test_a_stop_string_is_not_met_in_what_is_left_out(
+    small: ChatGLM3Tokenizer, tools: list[str], turn: str
+) -> None:
+    assert read(small, turn, tools=tools, stops=["\n"]) == ("first", [])
+    text, _ = read(small, "\na", "\nb\nc", tools=tools, stops=["\n"])
+    assert text == "a\nb"
+
+
 # -- tool calls ------------------------------------------------------------------------------------
 
 JSON = st.recursive(

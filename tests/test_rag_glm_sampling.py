@@ -84,3 +84,19 @@ def test_only_allowed_ids_are_seen() -> None:
     row = only(look(torch.arange(10.0)[None], ALL, [7, 2, 4])[0])
     assert (row.best, row.ids.tolist()) == (7, [7, 4, 2])
     assert row.log_total == torch.arange(10.0).logsumexp(-1).item()
+
+
+def test_equal_logits_come_in_the_order_of_their_ids() -> None:
+    logits = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(1)).float()
+    for place, row in enumerate(look(logits, 500)):
+        assert row is not None
+        pairs = sorted((-float(score), id_) for id_, score in enumerate(logits[place]))
+        assert row.ids.tolist() == [id_ for _, id_ in pairs]
+        assert row.scores.tolist() == [-score for score, _ in pairs]
+
+
+def test_a_temperature_near_zero_is_greedy() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    for temperature in (1e-3, 1e-45, 5e-324):
+        chooser = Chooser(Sampling(temperature=temperature, seed=1))
+        assert chooser.choose(look(logits, chooser.depth)[0]).id == 1

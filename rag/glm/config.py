@@ -252,8 +252,8 @@ def read_native(config: Mapping[str, Any], where: str | Path) -> GlmShape:
         CheckpointError: If it is not a GLM model that ChatGLM3 could have become.
     """
     rope = config.get("rope_parameters") or {}
+    rope = rope if isinstance(rope, Mapping) else {}
     factor = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    theta = rope.get("rope_theta", 0)
     if (
         family(config) != "native GLM"
         or rope.get("rope_type", "default") != "default"
@@ -276,7 +276,7 @@ def read_native(config: Mapping[str, Any], where: str | Path) -> GlmShape:
         "vocabulary": "vocab_size",
         "context": "max_position_embeddings",
     }
-    ratio = theta / ROPE_BASE if isinstance(theta, int | float) else 0
+    ratio = _number(rope, "rope_theta", 0, where) / ROPE_BASE
     sizes: dict[str, Any] = {field: _size(config, key, where) for field, key in names.items()}
     shape = GlmShape(
         **sizes,

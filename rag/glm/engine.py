@@ -11,6 +11,7 @@ import asyncio
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from rag.errors import (
 from rag.glm.generation import End, Generation, Request
 from rag.glm.prefix import Prefix
 from rag.glm.rows import RowCache
-from rag.glm.sampling import Chooser, Row, look
+from rag.glm.sampling import SHALLOW, Chooser, Row, look
 
 PROMPT_CHUNK = 512
 """Prompt tokens read in per step: how long running requests may have to wait for newcomers."""
@@ -38,10 +39,13 @@ PROMPT_CHUNK = 512
 _FAULTS = (RuntimeError, MemoryError, ValueError, IndexError, ArithmeticError)
 """What PyTorch and a model raise when a pass cannot be computed; out of memory is among them."""
 
-_SHALLOW = 64
-"""Who must see more of the likeliest tokens than this looks at the logits alone."""
-
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate", "cannot allocate")
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate",
+    "cannot allocate",
+    "alloc_failed",
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -224,9 +228,9 @@ class Engine:
                 jobs += [self._filling] if self._filling else []
                 self._waiting.clear()
             self._running, self._filling = [], None
-            self._cache.clear()
             for job in jobs:
                 self._end(job, End(None, error=EngineClosed(self._why_closed())))
+            self._cache.clear()  # last: a device that broke down refuses even this
 
     def _why_closed(self) -> str:
         if self._fault is None:
@@ -330,7 +334,7 @@ class Engine:
         plain = [
             place
             for place, job in enumerate(jobs)
-            if job.chooser.depth <= _SHALLOW and not job.chooser.allowed
+            if job.chooser.depth <= SHALLOW and not job.chooser.allowed
         ]
         rows: list[Row | YoujuError | None] = [None] * len(jobs)
         if plain:
@@ -397,19 +401,23 @@ class Engine:
 
     def _remove(self, job: _Job, end: End) -> None:
         """Free a request's row and end it; the rows stay without a gap."""
+        try:
+            self._let_go(job)
+        finally:  # even if the device broke down: who asked must not wait for ever
+            self._end(job, end)
+
+    def _let_go(self, job: _Job) -> None:
         last = len(self._running) - 1
         if job is self._filling:
             self._filling = None
             self._cache.drop(last + 1, last + 1, job.seen)
-        else:
-            row = self._running.index(job)
-            moved = self._running[last]
-            self._cache.drop(row, last, max(job.seen, moved.seen))
-            self._running[row] = moved
-            self._running.pop()
-            if (filling := self._filling) is not None:
-                self._cache.drop(last, last + 1, max(moved.seen, filling.seen))
-        self._end(job, end)
+            return
+        row = self._running.index(job)
+        moved = self._running[row] = self._running[last]
+        self._running.pop()
+        self._cache.drop(row, last, max(job.seen, moved.seen))
+        if (filling := self._filling) is not None:
+            self._cache.drop(last, last + 1, max(moved.seen, filling.seen))
 
     def _end(self, job: _Job, end: End) -> None:
         with self._change:
@@ -419,9 +427,12 @@ class Engine:
 
 def _named(error: Exception) -> YoujuError:
     """Say what a failed pass means to the one who asked."""
-    detail = " ".join(str(error).split())[:200] or type(error).__name__
+    text = " ".join(str(error).split())
+    detail = text[:200] or type(error).__name__
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if memory or any(sign in detail.lower() for sign in _NO_MEMORY):
+    # The failed pass's frames hold what it computed: a pass repeated now needs that memory.
+    traceback.clear_frames(error.__traceback__)
+    if memory or any(sign in text.lower() for sign in _NO_MEMORY):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return OutOfMemory(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from rag.errors import ConfigError, YoujuError
-from rag.glm.sampling import MOST_TOP_LOGPROBS, Sampling, Token
+from rag.glm.sampling import MOST_TOP_LOGPROBS, Sampling, Token, is_number, is_whole
 
 Reason: TypeAlias = Literal["stop", "length", "cancelled"]
 """Why a generation ended: a stop id, its limit or the context's end, or its reader."""
@@ -49,18 +49,20 @@ class Request:
     def __post_init__(self) -> None:
         if not self.ids or min(self.ids) < 0:
             raise ConfigError("A prompt is at least one id, none negative.")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+        most, top, timeout = self.max_new_tokens, self.top_logprobs, self.timeout_s
+        if most is not None and not (is_whole(most) and most > 0):
             raise ConfigError(
-                f"max_new_tokens = {self.max_new_tokens} is not allowed.", do="Expected 1 or more."
+                f"max_new_tokens = {most!r} is not allowed.",
+                do="Expected a whole number, 1 or more.",
             )
         if any(not beginning for beginning in self.beginnings):
             raise ConfigError("A beginning of an answer is empty.", do="Leave it out.")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ConfigError(f"timeout_s = {self.timeout_s} is not allowed.", do="Expected > 0.")
-        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MOST_TOP_LOGPROBS:
+        if timeout is not None and not (is_number(timeout) and timeout > 0):
+            raise ConfigError(f"timeout_s = {timeout!r} is not allowed.", do="Expected > 0.")
+        if top is not None and not (is_whole(top) and 0 <= top <= MOST_TOP_LOGPROBS):
             raise ConfigError(
-                f"top_logprobs = {self.top_logprobs} is not allowed.",
-                do=f"Expected 0 to {MOST_TOP_LOGPROBS}.",
+                f"top_logprobs = {top!r} is not allowed.",
+                do=f"Expected a whole number, 0 to {MOST_TOP_LOGPROBS}.",
             )
 
 

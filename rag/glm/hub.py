@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from rag.embed.hub import first_line
-from rag.errors import ModelError
+from rag.errors import CheckpointError, ModelError
 
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _SETTINGS = ["config.json", "tokenizer.model", "tokenizer_config.json", "*.index.json"]
@@ -44,8 +44,13 @@ def find_checkpoint(name_or_path: str, *, download: bool) -> Path:
         cached = Path(snapshot_download(name_or_path, allow_patterns=patterns,
                                         local_files_only=True))  # fmt: skip
         if any(path for pattern in _WEIGHTS for path in cached.glob(pattern)):
+            if not download:
+                return cached
+            from rag.glm.weights import open_weights
+
+            open_weights(cached)
             return cached
-    except (OSError, ValueError):  # not downloaded yet
+    except (OSError, ValueError, CheckpointError):  # not downloaded yet, or cut short
         pass
     if not download:
         raise ModelError(

@@ -96,8 +96,8 @@ def load_chatglm3(
     if kept:
         tensors = source.packed(dtype)
     else:
-        plain = source.tensors(dtype, copied=True)
-        tensors = iter(lora.merged(plain) if lora else plain)
+        plain = source.tensors(source.exact if lora else dtype, copied=True)
+        tensors = iter(lora.merged(plain, getattr(torch, dtype)) if lora else plain)
     if kept and torch.device(device).type == "cpu":
         leave_cores_to_openvino()
     state: dict[str, torch.Tensor] = {}

@@ -64,16 +64,21 @@ class Lora:
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
     def merged(
-        self, tensors: Iterator[tuple[str, torch.Tensor]]
+        self, tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the tensors with the adapter added: W + scale B A, in float32, rounded once."""
+        """Yield the tensors with the adapter added: W + scale B A, in float32, rounded once.
+
+        Args:
+            tensors: The model's, not rounded before.
+            dtype: Of what is yielded.
+        """
         for name, tensor in tensors:
             pair = self.pairs.get(name.removesuffix(".weight"))
             if pair is not None:
                 low, high = (side.to(torch.float32) for side in pair)
                 product = self.scale * (high @ low)
-                tensor = (tensor.to(torch.float32) + product).to(tensor.dtype)
-            yield name, tensor
+                tensor = tensor.to(torch.float32) + product
+            yield name, tensor.to(dtype)
 
 
 def read_lora(folder: Path, shape: GlmShape, model: str = "") -> Lora:

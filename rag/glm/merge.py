@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from rag.errors import AdapterMismatch, CheckpointError
 from rag.glm.adapters import AdapterKind, adapter_kind
 from rag.glm.checkpoint import Written, told, write_native
@@ -77,7 +79,7 @@ def merge(
     result = dtype or base.dtype
     return write_native(
         base,
-        lora.merged(base.tensors(result, told(progress))),
+        lora.merged(base.tensors(base.exact, told(progress)), getattr(torch, result)),
         target,
         action="merge",
         dtype=result,

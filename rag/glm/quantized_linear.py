@@ -21,6 +21,9 @@ _ACTIVATION_GROUP = {8: 0, 4: 32}
 """4-bit layers round their input to 8 bits, so many columns sharing a scale: twice to four times as
 fast, and an error of a twentieth of the weights' own. 0: the input stays as it is."""
 
+_GROUPS = (32, 64, 128, 256)
+"""Columns that may share a scale in PyTorch's 4-bit kernel."""
+
 
 class QuantizedLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Weights of 8 or 4 bits on one device; it cannot be moved, trained or saved.
@@ -152,7 +155,7 @@ class _TorchProduct:
         if packed.bits == 8:
             self._numbers = packed.numbers.to(device)
             self._scale = scale[:, 0].contiguous()
-        elif self._group in (32, 64, 128, 256) and packed.columns % 128 == 0:
+        elif self._group in _GROUPS and not (packed.columns % 128 or packed.numbers.shape[0] % 8):
             # The kernel takes two numbers a byte, the even column in the high half.
             swapped = (packed.numbers >> 4) | (packed.numbers << 4)
             self._numbers = torch.ops.aten._convert_weight_to_int4pack(swapped.to(device), 8)

@@ -111,7 +111,8 @@ class ReplyReader:
         self._name = ""  # of the tool that is being called
         self._call = ""
         self._blank = ""  # white space that is shown only if something follows
-        self._begun = False  # whether the turn has shown text
+        self._text = False  # whether the turn has text
+        self._begun = False  # whether it has shown some
         self._joint = ""  # put between the texts of two turns
         self.calls: list[Call] = []
 
@@ -126,7 +127,7 @@ class ReplyReader:
             return self._read(self._pieces.push(id_))
         text = self.end()
         self._head = "" if self._tools else None
-        self._begun, self._blank = False, ""
+        self._text, self._begun, self._blank = False, False, ""
         return text
 
     def end(self) -> str:
@@ -165,15 +166,15 @@ class ReplyReader:
         return self._shown(f"{name}\n{source}")  # a short first line of plain text, after all
 
     def _shown(self, text: str) -> str:
+        if not self._text:  # what is left out cannot end the text: a turn begins with a line break
+            text = text.lstrip()
+            self._text = bool(text)
         return self._trimmed(self._stops.push(text))
 
     def _trimmed(self, text: str) -> str:
         """Leave out the white space around a turn's text, as the official code does."""
         text = self._blank + text
-        if not self._begun:
-            text = text.lstrip()
-            if not text:
-                return ""
+        if text and not self._begun:
             self._begun = True
             text, self._joint = self._joint + text, "\n"
         kept = text.rstrip()

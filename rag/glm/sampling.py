@@ -10,6 +10,7 @@ is not named there; 50 is what transformers' `generate` then takes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,27 @@ import torch
 
 from rag.errors import ConfigError, GenerationFailed
 
+_COLDEST = 1e-30
+"""A temperature below it is taken for it: float32 would make infinities of the logits."""
+
 MOST_TOP_LOGPROBS = 20
 """Alternatives whose log-probability can be had for each token, as at OpenAI's endpoint."""
 
+SHALLOW = 64
+"""A depth at which many texts are looked at together."""
+
 ALL = 2**31
 """A depth that takes the whole vocabulary."""
+
+
+def is_whole(value: object) -> bool:
+    """Return whether it is an int; a float would fail, or count past its limit, in mid-batch."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Return whether it is a finite int or float."""
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +64,16 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        top_k, seed = self.top_k, self.seed
         for name, fits, expected in (
-            ("temperature", 0 < self.temperature < float("inf"), "above 0"),
-            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("seed", self.seed is None or -(2**63) <= self.seed < 2**63, "of 64 bits"),
+            ("temperature", is_number(self.temperature) and self.temperature > 0, "above 0"),
+            ("top_p", is_number(self.top_p) and 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("top_k", is_whole(top_k) and top_k >= 0, "0 or more, whole"),
+            ("seed", seed is None or (is_whole(seed) and -(2**63) <= seed < 2**63), "of 64 bits"),
         ):
             if not fits:
                 raise ConfigError(
-                    f"{name} = {getattr(self, name)} is not allowed.",
+                    f"{name} = {getattr(self, name)!r} is not allowed.",
                     do=f"Expected a number {expected}; do_sample=False for the likeliest token.",
                 )
 
@@ -114,8 +132,16 @@ def look(logits: torch.Tensor, depth: int, allowed: Sequence[int] = ()) -> list[
     values, places = scores.topk(min(depth, scores.shape[-1]), dim=-1)
     if allowed:
         best, places = names[best], names[places]
-    columns = zip(best.tolist(), places.cpu(), values.cpu(), totals, finite, strict=True)
+    values, places = _ordered(values.cpu(), places.cpu())
+    columns = zip(best.tolist(), places, values, totals, finite, strict=True)
     return [Row(*row) if fine else None for *row, fine in columns]
+
+
+def _ordered(values: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put equal ones, which topk gives in no fixed order, in that of their ids."""
+    ids, order = ids.sort(dim=-1)
+    values, second = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return values, ids.gather(-1, second)
 
 
 class Chooser:
@@ -149,7 +175,9 @@ class Chooser:
     @property
     def depth(self) -> int:
         """How many of the likeliest tokens it must be shown."""
-        drawn = (self._sampling.top_k or ALL) if self._sampling.do_sample else 1
+        # Never less than SHALLOW when drawn: which of equal ones are seen depends on the depth,
+        # which must not depend on what else is looked at.
+        drawn = max(SHALLOW, self._sampling.top_k or ALL) if self._sampling.do_sample else 1
         return max(drawn, self._top or 1)
 
     def choose(self, row: Row | None) -> Token:
@@ -180,7 +208,7 @@ class Chooser:
     def _drawn(self, row: Row) -> int:
         """Draw from the likeliest that together reach top_p, out of the top_k likeliest."""
         sampling = self._sampling
-        kept = row.scores[: sampling.top_k or ALL] / sampling.temperature
+        kept = row.scores[: sampling.top_k or ALL] / max(sampling.temperature, _COLDEST)
         shares = kept.softmax(-1)
         before = shares.cumsum(-1) - shares
         shares = shares.masked_fill(before >= sampling.top_p, 0)  # the first stays: none is before

@@ -136,8 +136,13 @@ def fitting(dtype: str | None, device: str, source: Source) -> tuple[Dtype | Non
     cuda = torch.cuda.device_count()
     if device == "auto":
         device = "cuda" if cuda else "cpu"
-    number = device.removeprefix("cuda").removeprefix(":")
-    if device.startswith("cuda") and int(number or 0) >= cuda:
+    try:
+        known = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"generator_device = {device!r} is no device.", do="Expected cpu, cuda:0 or auto."
+        ) from error
+    if known.type == "cuda" and (known.index or 0) >= cuda:
         raise ConfigError(
             f"generator_device = {device}, but PyTorch finds {cuda} GPUs.", do="Set it to cpu."
         )

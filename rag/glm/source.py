@@ -72,6 +72,11 @@ class Source:
         return next((dtype for dtype in DTYPES if stored == {dtype}), "float32")
 
     @property
+    def exact(self) -> Dtype | None:
+        """What `tensors` takes to round nothing: None, but float32 for quantised ones."""
+        return "float32" if self.shape.bits else None
+
+    @property
     def stop_ids(self) -> list[int]:
         """Ids that end an answer."""
         return self.tokenizer.stop_ids if self.tokenizer else self.shape.stop_ids

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _PLAIN_NAME = re.compile(r"[\w][\w.\- ]*\.(safetensors|bin|pt)", re.ASCII)
 _REMAP_BYTES = 2**26
+_TORN = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError,
+    AssertionError, struct.error, ArithmeticError, MemoryError,
+)  # fmt: skip
+"""What torch.load raises for bytes that were changed or are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ def load_pickle(path: Path) -> Mapping[str, torch.Tensor]:
             f"{path} is refused: it is no plain file of tensors, and may hold code.",
             do="Get the weights as safetensors, from a source you trust.",
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except _TORN as error:
         raise CheckpointError(
             f"{path} is damaged or cut off.", do="Copy the file again, and compare its size."
         ) from error
