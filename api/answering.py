@@ -148,4 +148,3 @@ async def _pieces(service: Service, make: Callable[[], Iterator[T]]) -> AsyncIte
     finally:
         with CancelScope(shield=True):
             await to_thread.run_sync(steps.close)
-

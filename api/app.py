@@ -16,9 +16,12 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from api import (
+    routes_chat,
     routes_dify,
     routes_embeddings,
+    routes_feedback,
     routes_files,
+    routes_responses,
     routes_search,
     routes_store_files,
     routes_stores,
@@ -40,6 +43,9 @@ _ROUTERS = (
     routes_stores.router,
     routes_store_files.router,
     routes_search.router,
+    routes_responses.router,
+    routes_chat.router,
+    routes_feedback.router,
     routes_embeddings.router,
     routes_dify.router,
     routes_system.router,

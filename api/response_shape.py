@@ -81,16 +81,7 @@ class Draft:
         self, search_call: FileSearchCall | None, answer: Answer, hits: Sequence[Hit], usage: Usage
     ) -> ResponseShown:
         """Return the finished response of an answer from documents."""
-        alone = search_call.queries[0] if search_call else self.asked.question
-        account = Account(
-            refused=answer.refused,
-            confidence=round(answer.confidence, 4),
-            unsupported=list(answer.unsupported),
-            dropped=answer.dropped,
-            standalone=alone if alone != self.asked.question else None,
-            ignored=self.ignored,
-            timings={step: round(spent, 4) for step, spent in answer.timings.items()},
-        )
+        account = account_of(answer, self.asked, self.ignored)
         message = self.message(answer.text, citations(answer), cut=answer.finish == "length")
         items: list[FileSearchCall | OutputMessage] = [message]
         if search_call is not None:
@@ -150,6 +141,19 @@ class Draft:
                 "youju": account,
             }
         )
+
+
+def account_of(answer: Answer, asked: Asked, ignored: list[str]) -> Account:
+    """Return how an answer came about."""
+    return Account(
+        refused=answer.refused,
+        confidence=round(answer.confidence, 4),
+        unsupported=list(answer.unsupported),
+        dropped=answer.dropped,
+        standalone=asked.options.standalone or None,
+        ignored=ignored,
+        timings={step: round(spent, 4) for step, spent in answer.timings.items()},
+    )
 
 
 def citations(answer: Answer) -> list[FileCitation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -19,6 +20,7 @@ from api.observing import failed
 from api.response_shape import Draft, citations, usage_of
 from api.routes_stores import usable_store
 from api.schemas_responses import (
+    FileSearchCall,
     InputItem,
     ResponseCreate,
     ResponseDeleted,
@@ -208,8 +210,10 @@ async def _events(
     events = ResponseEvents(draft)
     begun = False
     try:
-        inner = _talked(service, project_id, draft, events) if not draft.asked.rows else (
-            _answered(service, project_id, draft, events)
+        inner = (
+            _talked(service, project_id, draft, events)
+            if not draft.asked.rows
+            else (_answered(service, project_id, draft, events))
         )
         async with aclosing(inner):  # type: ignore[type-var]
             async for text in inner:
@@ -278,23 +282,17 @@ async def _kept(
     return shown
 
 
-async def _search_call(service: Service, draft: Draft, found: Retrieved):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    draft.asked = _understood(draft.asked, found)
+async def _search_call(service: Service, draft: Draft, found: Retrieved) -> FileSearchCall:
+    draft.asked = replace(draft.asked, options=found.question.options)
     wants = "file_search_call.results" in (draft.body.include or [])
     attributes = await attributes_of(service, draft.asked.rows, found.hits) if wants else {}
     return draft.search_call(found.hits, attributes)
 
 
-def _understood(asked: Asked, found: Retrieved) -> Asked:
-    return Asked(asked.question, asked.history, found.question.options, asked.rows, asked.wanted)
-
-
 async def _usage(service: Service, draft: Draft, text: str, tokens: dict[str, int]) -> Usage:
     if tokens:
         return usage_of(tokens, 0, 0)
-    question, made = await service.run(
-        service.rag.tokens.count, [draft.asked.question, text]
-    )
+    question, made = await service.run(service.rag.tokens.count, [draft.asked.question, text])
     return usage_of({}, question, made)
 
 
