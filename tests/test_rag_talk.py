@@ -74,7 +74,14 @@ def test_faults_are_wrapped_and_the_consumers_are_not() -> None:
     assert model.open == 0
 
 
-def test_stopping_early_closes_the_models_stream() -> None:
+def test_stopping_early_closes_the_models_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []  # so that it is not the garbage collector that closes it
+
+    def keep(self: FakeChat, *given: Any, **more: Any) -> Any:
+        kept.append(super(FakeChat, self).stream(*given, **more))
+        return kept[-1]
+
+    monkeypatch.setattr(FakeChat, "stream", keep, raising=False)
     model = FakeChat(pieces=["a"] * 9)
     stream: Any = Talker(model).stream(CHAT)
     next(stream)
