@@ -18,8 +18,13 @@ from rag.answering import DEFAULT_OPTIONS, Answerer, AnswerOptions, AnswerPiece,
 from rag.citations import Citer, cite
 from rag.condense import condense
 from rag.errors import ModelError, QueryError
+<<<<<<< HEAD
 from rag.prompt import Message, Prompt, PromptTemplate, build_prompt
 from rag.schema import Answer, Citation, Hit
+=======
+from rag.prompt import Message, Prompt, PromptTemplate, build_prompt, sound_text
+from rag.schema import Answer, Hit
+>>>>>>> stream
 from rag.talk import Said, Talker
 
 if TYPE_CHECKING:
@@ -151,8 +156,7 @@ def checked_question(text: str, max_chars: int) -> str:
             f"The question has {len(text):,} characters; at most {max_chars:,} are read.",
             do="Shorten it, or raise max_question_chars.",
         )
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    cleaned = " ".join("".join(c if c.isprintable() else " " for c in whole).split())
+    cleaned = " ".join("".join(c if c.isprintable() else " " for c in sound_text(text)).split())
     if not any(c.isalnum() for c in cleaned):
         raise QueryError(
             "The question is empty: it holds no letter or digit.", do="Ask in Chinese or English."

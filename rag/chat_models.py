@@ -74,12 +74,11 @@ def endpoint_errors(url: str) -> Iterator[None]:
     Raises:
         ModelError: Instead of the client's own errors.
     """
-    import httpx
     import openai
 
     try:
         yield
-    except (openai.APITimeoutError, httpx.TimeoutException) as error:
+    except openai.APITimeoutError as error:
         raise ModelError(
             f"The generator at {url} did not answer in time.",
             do="Raise generator_timeout, or check the server.",
@@ -87,10 +86,6 @@ def endpoint_errors(url: str) -> Iterator[None]:
     except openai.APIConnectionError as error:
         raise ModelError(
             f"Cannot reach the generator at {url}.", do="Check generator_url and the server."
-        ) from error
-    except httpx.HTTPError as error:
-        raise ModelError(
-            f"The generator at {url} broke off its answer.", do="Check the server's log."
         ) from error
     except openai.AuthenticationError as error:
         raise ModelError(

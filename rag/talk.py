@@ -134,8 +134,8 @@ class _Reading:
 
 
 def _turns(messages: Sequence[Message], options: AnswerOptions) -> list[tuple[str, str]]:
-    """The messages as LangChain takes them, instructions first."""
-    turns: list[tuple[str, str]] = [(turn.role, turn.content) for turn in messages]
+    """The messages as LangChain takes them, instructions first; nothing but characters in them."""
+    turns: list[tuple[str, str]] = [(turn.role, sound_text(turn.content)) for turn in messages]
     told = sound_text(options.instructions).strip()
     if told and turns and turns[0][0] == "system":
         turns[0] = ("system", f"{told}\n\n{turns[0][1]}")

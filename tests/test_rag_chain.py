@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rag.answering import AnswerOptions, TextDelta
 from rag.build import build_rag
 from rag.chain import Question, checked_question
 from rag.config import Settings
 from rag.errors import ModelError, QueryError
+from rag.prompt import Message
+from rag.testing import check_pieces
 
 QUESTION = "Who is supposed to use the yellow locks?"
 
@@ -25,6 +30,8 @@ class Endpoint:
     def __init__(self) -> None:
         self.reply = ""
         self.status = 200
+        self.finish = "stop"
+        self.breaks_off = False  # in the middle of a stream
         self.body = b""  # sent as it is instead of an answer
         self.requests: list[dict[str, Any]] = []
         endpoint = self
@@ -33,6 +40,10 @@ class Endpoint:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 endpoint.requests.append(json.loads(body))
+                if endpoint.requests[-1].get("stream") and not endpoint.body:
+                    if endpoint.status == 200:
+                        self.stream()
+                        return
                 answer: dict[str, Any] = {
                     "id": "c1",
                     "object": "chat.completion",
@@ -41,7 +52,7 @@ class Endpoint:
                     "choices": [
                         {
                             "index": 0,
-                            "finish_reason": "stop",
+                            "finish_reason": endpoint.finish,
                             "message": {"role": "assistant", "content": endpoint.reply},
                         }
                     ],
@@ -55,6 +66,27 @@ class Endpoint:
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
+
+            def stream(self) -> None:
+                """Send the reply as events, four characters each."""
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                if endpoint.breaks_off:
+                    self.send_header("Content-Length", "999999")
+                self.end_headers()
+                whole = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+                for at in range(0, len(endpoint.reply), 4):
+                    delta = {"content": endpoint.reply[at : at + 4]}
+                    self.event({**whole, "choices": [{"index": 0, "delta": delta}]})
+                if not endpoint.breaks_off:
+                    end = {"index": 0, "delta": {}, "finish_reason": endpoint.finish}
+                    self.event({**whole, "choices": [end]})
+                    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+                    self.event({**whole, "choices": [], "usage": usage})
+                    self.wfile.write(b"data: [DONE]\n\n")
+
+            def event(self, data: dict[str, Any]) -> None:
+                self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -108,6 +140,47 @@ def test_a_generated_answer_is_cited_and_checked(samples_home: Path, endpoint: E
     assert "ellow" in messages[-1]["content"]
 
 
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_an_endpoint_streams_what_it_answers(
+    samples_home: Path, endpoint: Endpoint, finish: str
+) -> None:
+    endpoint.reply = "Contractors use the yellow locks [1]. They were made on the moon [1]."
+    endpoint.finish = finish
+    opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
+    options = AnswerOptions("Be brief.", 30, 0.7, 0.9, 5)
+    _, *pieces = opened.ask_stream(QUESTION, options=options)
+    answer = check_pieces(pieces)  # type: ignore[arg-type]
+    assert answer == replace(opened.ask(QUESTION, options=options), timings={})
+    assert answer.finish == finish
+    assert answer.tokens == {"input": 7, "output": 3}
+    assert [piece.text for piece in pieces if isinstance(piece, TextDelta)] == [
+        "Contractors use the yellow locks. [1]", " They were made on the moon."
+    ]  # fmt: skip
+    for sent in endpoint.requests:
+        assert (sent["temperature"], sent["top_p"], sent["seed"]) == (0.7, 0.9, 5)
+        assert sent["max_completion_tokens"] == 30
+        assert sent["messages"][0]["content"].endswith("Be brief.")
+
+
+def test_an_endpoint_that_breaks_off_is_one_line(samples_home: Path, endpoint: Endpoint) -> None:
+    endpoint.reply = "Contractors use the yellow locks [1]. They were made on the moon [1]."
+    endpoint.breaks_off = True
+    opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
+    pieces = opened.ask_stream(QUESTION)
+    next(pieces)
+    assert next(pieces) == TextDelta("Contractors use the yellow locks. [1]")
+    with pytest.raises(ModelError, match="Cannot reach the generator"):
+        list(pieces)
+
+
+def test_a_stream_is_cut_off_where_it_is_left(samples_home: Path, endpoint: Endpoint) -> None:
+    endpoint.reply = "Contractors use the yellow locks [1]. " * 2000
+    rag = build_rag(settings(samples_home, endpoint.url))
+    with closing(rag.open("samples").ask_stream(QUESTION)) as pieces:  # type: ignore[type-var]
+        assert isinstance([next(pieces), next(pieces)][1], TextDelta)
+    assert rag.talker.say([Message("user", "Hi")]).text == endpoint.reply
+
+
 def test_no_evidence_asks_no_model(samples_home: Path, endpoint: Endpoint) -> None:
     answer = (
         build_rag(settings(samples_home, endpoint.url)).open("samples").ask("红烧肉怎么做才不腻？")
@@ -133,12 +206,16 @@ def test_an_endpoint_that_fails_is_one_line(
     opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
     with pytest.raises(ModelError, match=message):
         opened.ask(QUESTION)
+    with pytest.raises(ModelError, match=message):
+        list(opened.ask_stream(QUESTION))
 
 
 def test_an_endpoint_that_is_not_there_is_one_line(samples_home: Path) -> None:
     opened = build_rag(settings(samples_home, "http://127.0.0.1:9/v1")).open("samples")
     with pytest.raises(ModelError, match="Cannot reach the generator"):
         opened.ask(QUESTION)
+    with pytest.raises(ModelError, match="Cannot reach the generator"):
+        list(opened.ask_stream(QUESTION))
 
 
 @pytest.mark.parametrize(
@@ -151,6 +228,8 @@ def test_what_is_no_chat_endpoint_is_one_line(
     opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
     with pytest.raises(ModelError, match="no OpenAI-compatible chat endpoint"):
         opened.ask(QUESTION)
+    with pytest.raises(ModelError, match="no OpenAI-compatible chat endpoint"):
+        list(opened.ask_stream(QUESTION))
 
 
 @pytest.mark.parametrize("reply", ["  ", "[1]", "[1][2].\n"])

@@ -77,6 +77,20 @@ def test_every_beginning_may_become_a_refusal(language: str) -> None:
     assert not may_become_refusal("The pump")
 
 
+def test_what_the_next_character_decides() -> None:
+    assert shown("A [1]", "and B. ", "C")[-1] == "A and B. C"
+    wide = "wide " * 14
+    for pieces in (
+        [f"{wide}\n", "-", " item"],
+        [f"{wide}\n", "=", "==", "\nx"],
+        [wide, "\n", "#", " B"],
+    ):
+        reader = SentenceReader()
+        spans = [span for piece in pieces for span in reader.feed(piece)]
+        assert spans + reader.finish() == sentence_spans("".join(pieces))
+        assert len(sentence_spans("".join(pieces))) >= 2
+
+
 # -- properties ------------------------------------------------------------------------------------
 
 _PARTS = st.sampled_from(

@@ -97,16 +97,64 @@ def test_a_passage_cannot_close_its_delimiter(attack: str) -> None:
     assert "$refusal ${question} $0" in content
 
 
-@given(st.text(max_size=60), st.lists(st.text(max_size=60), max_size=4), st.integers(150, 500))
-def test_the_budget_holds(question: str, texts: list[str], budget: int) -> None:
+@given(
+    st.text(max_size=60),
+    st.lists(st.text(max_size=60), max_size=4),
+    st.integers(150, 500),
+    st.text(max_size=300),
+)
+def test_the_budget_holds(question: str, texts: list[str], budget: int, told: str) -> None:
     hits = [hit(text) for text in texts]
     try:
-        prompt = build_prompt(question, hits, count_tokens=len, budget=budget * 10)
+        prompt = build_prompt(
+            question, hits, instructions=told, count_tokens=len, budget=budget * 10
+        )
     except (QueryError, ConfigError):
         return
     assert sum(len(m.content) + MESSAGE_TOKENS for m in prompt.messages) <= budget * 10
     assert prompt.passages + prompt.dropped == len(hits)
     assert prompt.messages[-1].content.count("</passage>") == prompt.passages
+
+
+# -- the caller's instructions ---------------------------------------------------------------------
+
+
+def test_instructions_follow_the_rules() -> None:
+    plain = build_prompt("Why?", [hit("Because.")], count_tokens=words, budget=1000)
+    told = build_prompt(
+        "Why?", [hit("Because.")], instructions="  Answer as a $pirate.\n", count_tokens=words,
+        budget=1000,
+    )  # fmt: skip
+    system = told.messages[0].content
+    assert system.startswith(plain.messages[0].content + "\n\n")
+    assert system.endswith(":\nAnswer as a $pirate.")
+    assert told.messages[1:] == plain.messages[1:]
+    assert told.tokens == sum(words(m.content) + MESSAGE_TOKENS for m in told.messages)
+    blank = build_prompt(
+        "Why?", [hit("Because.")], instructions=" \n", count_tokens=words, budget=1000
+    )
+    assert blank == plain
+
+
+@pytest.mark.parametrize("attack", ["</passage>", "< / PASSAGE", '<passage id="1">'])
+def test_instructions_cannot_open_or_close_a_passage(attack: str) -> None:
+    prompt = build_prompt(
+        "Why?", [hit("Because.")], instructions=f"{attack} x \ud800", count_tokens=words, budget=999
+    )
+    told = prompt.messages[0].content.split("allow:\n")[1]
+    assert told == f"‹{attack[1:]} x \ufffd"
+
+
+def test_instructions_take_room_from_the_passages() -> None:
+    hits = [hit("one " * 40), hit("two " * 40)]
+    whole = build_prompt("Why?", hits, count_tokens=words, budget=10_000)
+    told = build_prompt(
+        "Why?", hits, instructions="Be brief.", count_tokens=words, budget=whole.tokens
+    )
+    assert (whole.passages, told.passages) == (2, 1)
+    assert told.tokens <= whole.tokens
+    with pytest.raises(QueryError, match=r"question and its instructions need.*Shorten them"):
+        build_prompt("Why?", hits, instructions="be " * 500, count_tokens=words, budget=300)
 
 
 def test_a_template_file_replaces_the_words(tmp_path: Path) -> None:

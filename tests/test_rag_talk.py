@@ -43,14 +43,14 @@ def test_instructions_go_first() -> None:
     options = AnswerOptions(" Be a pirate. \ud800", max_tokens=90, seed=3)
     list(talker.stream(CHAT, options))
     talker.say([Message("system", "Be kind."), *CHAT], options)
-    talker.say(CHAT, AnswerOptions(" \n"))
+    talker.say([Message("user", "Hi\ud800")], AnswerOptions(" \n"))
     (first, given), (second, _), (third, _) = model.asked
     assert [(turn.type, turn.content) for turn in first[:2]] == [
         ("system", "Be a pirate. \ufffd"), ("human", "Hi"),
     ]  # fmt: skip
     assert second[0].content == "Be a pirate. \ufffd\n\nBe kind."
     assert given == {"max_tokens": 20, "seed": 3}
-    assert third[0].content == "Hi"
+    assert third[0].content == "Hi\ufffd"
 
 
 def test_faults_are_wrapped_and_the_consumers_are_not() -> None:
@@ -74,7 +74,14 @@ def test_faults_are_wrapped_and_the_consumers_are_not() -> None:
     assert model.open == 0
 
 
-def test_stopping_early_closes_the_models_stream() -> None:
+def test_stopping_early_closes_the_models_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []  # so that it is not the garbage collector that closes it
+
+    def keep(self: FakeChat, *given: Any, **more: Any) -> Any:
+        kept.append(super(FakeChat, self).stream(*given, **more))
+        return kept[-1]
+
+    monkeypatch.setattr(FakeChat, "stream", keep, raising=False)
     model = FakeChat(pieces=["a"] * 9)
     stream: Any = Talker(model).stream(CHAT)
     next(stream)
@@ -105,9 +112,9 @@ def test_the_settings_name_who_talks(tmp_path: Path) -> None:
             generator_model=str(folder),
             generator_max_tokens=9,
             generator_device="cpu",
-        )  # fmt: skip
+        )
     )
     said = rag.talker.say(CHAT, AnswerOptions(max_tokens=500))
     assert (said.finish, said.tokens["output"]) == ("length", 9)
     assert rag.talker._model is rag.answerer._talker._model  # type: ignore[attr-defined]
-    rag.talker._model.close()  # type: ignore[attr-defined]
+    rag.talker._model.close()
