@@ -18,13 +18,8 @@ from rag.answering import DEFAULT_OPTIONS, Answerer, AnswerOptions, AnswerPiece,
 from rag.citations import Citer, cite
 from rag.condense import condense
 from rag.errors import ModelError, QueryError
-<<<<<<< HEAD
-from rag.prompt import Message, Prompt, PromptTemplate, build_prompt
-from rag.schema import Answer, Citation, Hit
-=======
 from rag.prompt import Message, Prompt, PromptTemplate, build_prompt, sound_text
-from rag.schema import Answer, Hit
->>>>>>> stream
+from rag.schema import Answer, Citation, Hit
 from rag.talk import Said, Talker
 
 if TYPE_CHECKING:
