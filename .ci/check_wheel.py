@@ -18,7 +18,7 @@ import importlib, pkgutil, sys
 site, root = sys.argv[1:]
 sys.path = [site] + [p for p in sys.path if p and p != root]
 names = ["youju"]
-for package in ("rag", "ingest", "eval"):
+for package in ("rag", "ingest", "api", "eval"):
     module = importlib.import_module(package)
     names.append(package)
     names += [m.name for m in pkgutil.walk_packages(module.__path__, package + ".")]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command import Done, Run
+from served import Served, serving
 
 import youju
 
@@ -74,6 +76,24 @@ def samples_home(tmp_path_factory: pytest.TempPathFactory, converted_models: Pat
     report = ingest_paths(rag, "samples", [PROJECT / "samples/corpus"])
     assert not report.rejected, report.rejected
     rag.db.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, converted_models: Path) -> Iterator[Served]:
+    """A live server with no keys and nothing in it, shared by tests that name their own stores."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "models").symlink_to(converted_models, target_is_directory=True)
+    with serving(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def served_home(tmp_path: Path, converted_models: Path) -> Path:
+    """A home folder for a server of one's own."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "models").symlink_to(converted_models, target_is_directory=True)
     return folder
 
 

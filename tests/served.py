@@ -1,0 +1,78 @@
+"""A live server for tests: the real application behind uvicorn, in a thread of this process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from openai import OpenAI
+
+from api.app import application
+from api.server import SlowHeadersClosed
+from rag.build import build_rag
+from rag.config import Settings
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs, at `url`; `home` is its folder."""
+
+    url: str
+    home: Path
+
+    def client(self, key: str = "none", **options: Any) -> OpenAI:
+        """Return the official client, which refuses any answer that is not of its own types."""
+        return OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=key,
+            max_retries=0,
+            _strict_response_validation=True,
+            **options,
+        )
+
+    def http(self, key: str = "") -> httpx.Client:
+        """Return a plain HTTP client."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+
+@contextmanager
+def serving(home: Path, **settings: Any) -> Iterator[Served]:
+    """Serve a home folder for the length of a `with` block, once it is ready."""
+    app = application(build_rag(Settings(home=home, **settings)))
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, http=SlowHeadersClosed, ws="none", log_config=None, access_log=False,
+        timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    try:
+        _wait_until_ready(url, thread)
+        yield Served(url, home)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+
+
+def _wait_until_ready(url: str, thread: threading.Thread) -> None:
+    end = time.monotonic() + 60
+    while thread.is_alive() and time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("the server did not become ready")
