@@ -7,7 +7,6 @@ site has a browser send (by the headers Host and Origin), since that comes from 
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -20,7 +19,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from api.errors import ApiError
 from api.observing import note
-from api.service import service_of
+from api.service import Service, service_of
 from rag.store.projects import Access, Keys, Scope
 from rag.store.tables import DEFAULT_PROJECT
 
@@ -49,29 +48,27 @@ class Doorman:
         self._keys = keys
         self._limit = RateLimitItemPerMinute(per_minute) if per_minute else None
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._lock = threading.Lock()
         self._known: dict[str, tuple[float, Access | None]] = {}
         self._closed: tuple[float, bool] = (0.0, False)
 
-    def closed(self) -> bool:
+    async def closed(self, service: Service) -> bool:
         """Whether a key is needed: from the moment on that one was made."""
         until, known = self._closed
         if not known and time.monotonic() >= until:
-            self._closed = (time.monotonic() + _REMEMBERED_S, self._keys.exist())
-        return self._closed[1]
+            known = await service.run(self._keys.exist)
+            self._closed = (time.monotonic() + _REMEMBERED_S, known)
+        return known
 
-    def access(self, key: str) -> Access | None:
+    async def access(self, service: Service, key: str) -> Access | None:
         """Return what a key allows, or None."""
         now = time.monotonic()
-        with self._lock:
-            until, known = self._known.get(key, (0.0, None))
+        until, known = self._known.get(key, (0.0, None))
         if now < until:
             return known
-        found = self._keys.access(key)
-        with self._lock:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            self._known[key] = (now + _REMEMBERED_S, found)
+        found = await service.run(self._keys.access, key)
+        if len(self._known) >= _MOST_REMEMBERED:
+            self._known.clear()
+        self._known[key] = (now + _REMEMBERED_S, found)
         return found
 
     def count(self, key_id: str) -> int:
@@ -82,14 +79,15 @@ class Doorman:
         return max(1, int(reset - time.time()) + 1)
 
 
-def authenticate(request: Request, credentials: Credentials) -> Access:
+async def authenticate(request: Request, credentials: Credentials) -> Access:
     """Return who asks.
 
     Raises:
         ApiError: 401 without a valid key, 403 for a page of another site, 429 for too many.
     """
-    doorman = service_of(request).doorman
-    if not doorman.closed():
+    service = await service_of(request)
+    doorman = service.doorman
+    if not await doorman.closed(service):
         _check_local(request)
         return _OPEN
     if credentials is None:
@@ -100,7 +98,7 @@ def authenticate(request: Request, credentials: Credentials) -> Access:
             kind="authentication_error",
             headers={"www-authenticate": "Bearer"},
         )
-    found = doorman.access(credentials.credentials)
+    found = await doorman.access(service, credentials.credentials)
     if found is None:
         raise ApiError(
             401,
@@ -112,7 +110,7 @@ def authenticate(request: Request, credentials: Credentials) -> Access:
     note(request.scope, key=found.key_id)
     wait = doorman.count(found.key_id)
     if wait:
-        service_of(request).meters.refused.labels("rate").inc()
+        service.meters.refused.labels("rate").inc()
         raise ApiError(
             429,
             f"Too many requests with this key. Try again in {wait} s.",
@@ -151,7 +149,7 @@ class _Needs:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    def __call__(self, access: Annotated[Access, Depends(authenticate)]) -> Access:
+    async def __call__(self, access: Annotated[Access, Depends(authenticate)]) -> Access:
         if _RANK[access.scope] < _RANK[self._scope]:
             raise ApiError(
                 403,

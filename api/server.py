@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADERS_S = 15.0
 """Seconds in which a new connection must have sent the headers of its first request."""
 
 
-class SlowHeadersClosed(H11Protocol):
+class SlowHeadersClosed(HttpToolsProtocol):
     """Uvicorn's protocol, with a clock from the moment that a connection is made."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -129,7 +129,10 @@ class Service:
         )  # fmt: skip
 
 
-def service_of(request: Request) -> Service:
-    """Return the service of the application that answers a request."""
+async def service_of(request: Request) -> Service:
+    """Return the service of the application that answers a request.
+
+    Asynchronous, as all dependencies are here: others would each be run in a thread.
+    """
     service: Service = request.app.state.service
     return service
