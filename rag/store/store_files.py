@@ -163,11 +163,13 @@ class StoreFiles:
     def chunk_sizes(self, store_id: str) -> dict[str, tuple[int, int]]:
         """Return (tokens, overlap), by its id, of each file for which chunks were asked for."""
         row = StoreFileRow
-        query = select(row.file_id, row.chunk_tokens, row.chunk_overlap).where(
-            row.store_id == store_id, row.chunk_tokens.is_not(None)
-        )
+        query = select(row.file_id, row.chunk_tokens, row.chunk_overlap)
         with self._db.read() as session:
-            return {file: (tokens, over or 0) for file, tokens, over in session.execute(query)}
+            return {
+                file: (tokens, overlap or 0)
+                for file, tokens, overlap in session.execute(query.where(row.store_id == store_id))
+                if tokens is not None
+            }
 
     def chunk_ids(self, store_id: str, file_ids: Sequence[str]) -> IntArray:
         """Return the ids, sorted, of the chunks of those files of a store."""
