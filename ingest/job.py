@@ -181,7 +181,8 @@ def _copy(rag: Rag, store: Store, progress: Advance) -> tuple[Store, dict[str, i
     infos = store.documents()
     used: dict[str, int] = {}
     sizes = StoreFiles(rag.db).chunk_sizes(store.id)
-    own = {file: make_chunker(rag, *asked) for file, asked in sizes.items()}
+    with_own = [info.file_id for info in infos if info.file_id in sizes]
+    own = {file_id: make_chunker(rag, *sizes[file_id]) for file_id in with_own}
     for first in range(0, len(infos), _REINDEX_GROUP):
         group = infos[first : first + _REINDEX_GROUP]
         progress(Progress(first, len(infos), group[0].name))

@@ -88,7 +88,10 @@ class UploadIngestion:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout_s)
-        self._files.release(self._worker)
+        try:
+            self._files.release(self._worker)
+        except StorageError as error:  # the claim runs out
+            self._report("", "", "waiting", 0.0, str(error))
 
     def run_once(self) -> bool:
         """Ingest the oldest waiting file, if there is one; return whether there was."""

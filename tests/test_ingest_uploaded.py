@@ -8,103 +8,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
-from service_samples import add_file, check_lists_agree, check_nothing_is_left, count
+from service_samples import check_lists_agree, count
 from sqlalchemy import text
+from upload_bench import Bench, moved, wait_until
 
 from ingest.job import (
-    delete_files,
     delete_store,
     ingest_paths,
-    make_chunker,
-    make_parsers,
-    reindex_store,
 )
-from ingest.uploaded import UploadIngestion
-from rag.build import Rag
-from rag.config import Settings
 from rag.errors import ModelError, UnknownStore
-from rag.opened import OpenStores
-from rag.schema import FloatArray
-from rag.store.blobs import Blobs
-from rag.store.corpus import Store
-from rag.store.files import Files
-from rag.store.service_tables import FileRow, StoreFileRow
-from rag.store.store_files import Entry, StoreFiles
+from rag.store.service_tables import StoreFileRow
+from rag.store.store_files import Entry
 from rag.store.tables import DEFAULT_PROJECT, ChunkRow, DocumentRow
-from rag.store.vector_stores import Maker, NewStore, VectorStores
 from rag.testing import FakeEmbedder
 
 PROJECT = Path(__file__).resolve().parents[1]
-
-
-class Moved(FakeEmbedder):
-    """Does something before it embeds a text that holds a word."""
-
-    def __init__(self, name: str = "fake") -> None:
-        super().__init__(name=name)
-        self.at: dict[str, Callable[[], object]] = {}
-
-    def encode_passages(self, texts: list[str]) -> FloatArray:  # type: ignore[override]
-        for word, act in self.at.items():
-            if any(word in text for text in texts):
-                act()
-        return super().encode_passages(texts)
-
-
-class Bench:
-    """Everything that takes part, over a home folder."""
-
-    def __init__(self, home: Path, embedder: FakeEmbedder | None = None, **settings: Any) -> None:
-        self.rag = Rag(Settings(home=home, **settings))
-        self.embedder = embedder or Moved()
-        self.rag.embedder = cast(Any, self.embedder)
-        self.blobs = Blobs(home / "blobs")
-        self.files = Files(self.rag.db, self.blobs)
-        self.stores = VectorStores(self.rag.db)
-        self.listed = StoreFiles(self.rag.db)
-        self.opened = OpenStores(self.rag)
-        self.reports: list[tuple[str, str, str, str]] = []
-        self.work = UploadIngestion(self.rag, self.opened, self.blobs, report=self._report)
-
-    def _report(self, store: str, file: str, status: str, seconds: float, message: str) -> None:
-        assert seconds >= 0
-        self.reports.append((store, file, status, message))
-
-    def store(self, title: str = "s") -> Store:
-        chunker = make_chunker(self.rag).fingerprint
-        maker = Maker(self.embedder.fingerprint, self.embedder.dim, chunker)
-        row = self.stores.create(DEFAULT_PROJECT, NewStore(title=title), maker)
-        return self.stores.open(row)
-
-    def put(self, store: Store, content: str | bytes, name: str = "a.txt", **sizes: int) -> str:
-        """Upload a file and put it into a store; return its id."""
-        data = content.encode() if isinstance(content, str) else content
-        file = add_file(self.files, data, name=name)
-        self.listed.add(store.id, [Entry(file.id, **sizes)])
-        return file.id
-
-    def drain(self) -> None:
-        """Ingest everything that waits, with one parser."""
-        with make_parsers(self.rag) as pool:
-            while self.work._next(pool):
-                pass
-
-    def state(self, store: Store, file_id: str) -> StoreFileRow:
-        row = self.listed.get(store.id, file_id)
-        assert row is not None
-        return row
-
-    def found(self, store: Store, query: str) -> list[str]:
-        """Ids of the files whose passages are found by words, best first."""
-        index = self.opened.get(store).lexical.refresh()
-        ids = [hit for hit, _ in index.search([query], 10)[0]]
-        chunks = store.chunks(ids)
-        return [chunks[hit].file_id for hit in ids]
 
 
 @pytest.fixture
@@ -112,18 +34,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path / "home")
     yield made
     made.rag.db.close()
-
-
-def moved(bench: Bench) -> dict[str, Callable[[], object]]:
-    assert isinstance(bench.embedder, Moved)
-    return bench.embedder.at
-
-
-def wait_until(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 # -- one file --------------------------------------------------------------------------------------
@@ -361,7 +271,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import ingest.uploaded
-from test_ingest_uploaded import Bench, Moved
+from upload_bench import Bench, Moved
 
 def sleep():
     print("embedding", flush=True)
@@ -402,7 +312,7 @@ def test_a_killed_process_loses_nothing(bench: Bench, tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
 
-    wait_until(lambda: bool(bench.drain()) or bench.listed.waiting() == 0)
+    wait_until(bench.drain)
 
     assert [bench.state(store, file).status for file in ids] == ["completed"] * 3
     for word, file in zip(("valve", "pump", "seal"), ids, strict=True):
@@ -433,122 +343,3 @@ def test_closing_gives_back_what_is_in_hand(bench: Bench) -> None:
     wait_until(lambda: bool(bench.reports))
     assert bench.reports == [(store.id, file, "cancelled", "")]  # the next one has it
     assert store.documents() == []
-
-
-# -- sizes of chunks, and embedding anew -----------------------------------------------------------
-
-LONG = " ".join(f"Valve {n} opens at {n} bar and closes at {n + 1} bar." for n in range(30))
-
-
-def chunks_of(store: Store) -> dict[str, int]:
-    return {info.file_id: info.chunks for info in store.documents()}
-
-
-def test_reindexing_keeps_files_and_their_own_chunk_sizes(bench: Bench, tmp_path: Path) -> None:
-    store = bench.store("valves")
-    plain = bench.put(store, LONG, "plain.txt")
-    small = bench.put(store, LONG, "small.txt", chunk_tokens=20, chunk_overlap=0)
-    overlapping = bench.put(store, LONG, "over.txt", chunk_tokens=40, chunk_overlap=20)
-    waiting = bench.put(store, b"", "bad.txt")
-    bench.drain()
-    (tmp_path / "folder.txt").write_text(LONG)
-    ingest_paths(bench.rag, "valves", [tmp_path / "folder.txt"])
-    before = chunks_of(store)
-    assert before[small] == 30
-    assert before[overlapping] > 30 * 10 / 40 > before[plain]
-    bench.listed.set_attributes(store.id, plain, {"year": 2024})
-    places = {info.file_id: bench.state(store, info.file_id) for info in store.documents()}
-
-    other = Bench(tmp_path / "home", Moved("other"), chunk_tokens=60, chunk_overlap=0)
-    reindex_store(other.rag, "valves")
-
-    after = chunks_of(other.stores.open(_row(other, store)))
-    assert after.keys() == before.keys()
-    assert {file: after[file] for file in (small, overlapping)} == {
-        file: before[file] for file in (small, overlapping)
-    }
-    assert after[plain] > before[plain]
-    assert count(other.rag.db, FileRow) == 5
-    assert bench.state(store, waiting).status == "failed"
-    for file, old in places.items():
-        new = other.state(store, file)
-        assert (new.status, new.attributes, new.created_at) == (
-            "completed",
-            old.attributes,
-            old.created_at,
-        )
-        assert (new.chunk_tokens, new.chunk_overlap) == (old.chunk_tokens, old.chunk_overlap)
-    assert other.state(store, plain).usage_bytes > places[plain].usage_bytes
-    assert other.state(store, small).usage_bytes == places[small].usage_bytes
-    check_lists_agree(other.rag.db)
-    assert small in other.found(other.stores.open(_row(other, store)), "valve 7")
-    other.rag.db.close()
-
-
-def _row(bench: Bench, store: Store) -> Any:
-    row = bench.stores.find(store.id)
-    assert row is not None
-    return row
-
-
-def test_a_store_embedded_anew_by_another_process_is_opened_anew(
-    bench: Bench, tmp_path: Path
-) -> None:
-    store = bench.store()
-    bench.put(store, "The pump needs oil.")
-    bench.drain()
-    first = bench.opened.get(store)
-    first.dense.refresh()
-    assert bench.opened.get(store) is first
-
-    other = Bench(tmp_path / "home", FakeEmbedder(name="other"))
-    reindex_store(other.rag, "s")
-    bench.opened.save()
-
-    anew = bench.opened.get(bench.stores.open(_row(bench, store)))
-    assert anew is not first
-    assert anew.store.embedder == "other:64"
-    other.rag.db.close()
-
-
-def test_few_stores_are_kept_open(bench: Bench) -> None:
-    opened = OpenStores(bench.rag, most=2)
-    stores = [bench.store(f"s{number}") for number in range(3)]
-    first, second = opened.get(stores[0]), opened.get(stores[1])
-    assert opened.get(stores[0]) is first
-    third = opened.get(stores[2])
-    assert opened.get(stores[0]) is first
-    assert opened.get(stores[2]) is third
-    assert opened.get(stores[1]) is not second
-    opened.drop(stores[1].id)
-    opened.drop("vs_none")
-    opened.save()
-
-
-# -- the command line's verbs ----------------------------------------------------------------------
-
-
-def test_deleting_and_pruning_leave_no_rows_behind(bench: Bench, tmp_path: Path) -> None:
-    db, folder = bench.rag.db, tmp_path / "docs"
-    folder.mkdir()
-    for name in "abc":
-        (folder / f"{name}.txt").write_text(f"Valve {name} is blue.")
-    ingest_paths(bench.rag, "cli", [folder])
-    assert count(db, FileRow) == count(db, StoreFileRow) == 3
-    (folder / "b.txt").write_text("Valve b is red.")
-    (folder / "c.txt").unlink()
-
-    report = ingest_paths(bench.rag, "cli", [folder], prune=True)
-
-    assert report.pruned == ("c.txt",)
-    assert count(db, FileRow) == count(db, StoreFileRow) == 2
-    check_lists_agree(db)
-    assert delete_files(bench.rag, "cli", ["a.txt"]) == 1
-    assert count(db, FileRow) == count(db, StoreFileRow) == 1
-    uploaded = bench.put(bench.rag.catalog.get("cli"), "An uploaded valve.")
-    bench.drain()
-    check_lists_agree(db)
-    assert delete_store(bench.rag, "cli") == 2
-    check_nothing_is_left(db, files=1)
-    assert bench.files.delete(uploaded)
-    check_nothing_is_left(db)
