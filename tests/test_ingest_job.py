@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from rag.testing import FakeEmbedder
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, empty_database: Path) -> Iterator[Bench]:
+    (tmp_path / "home").mkdir()
+    shutil.copy(empty_database, tmp_path / "home")
     made = Bench(tmp_path / "home")
     yield made
     made.rag.db.close()

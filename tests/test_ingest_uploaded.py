@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, empty_database: Path) -> Iterator[Bench]:
+    (tmp_path / "home").mkdir()
+    shutil.copy(empty_database, tmp_path / "home")
     made = Bench(tmp_path / "home")
     yield made
     made.rag.db.close()

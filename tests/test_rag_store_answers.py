@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,8 @@ PASSAGE = {"file": "手册.md", "page": None, "context": "A > B", "text": "泵 \
 
 
 @pytest.fixture
-def responses(tmp_path: Path) -> Iterator[Responses]:
+def responses(tmp_path: Path, empty_database: Path) -> Iterator[Responses]:
+    shutil.copy(empty_database, tmp_path)
     db = Database(f"sqlite:///{tmp_path / 'youju.db'}")
     yield Responses(db)
     db.close()
@@ -104,7 +106,7 @@ def test_every_opinion_is_kept(responses: Responses, rating: Rating) -> None:
 def test_all_feedback_is_met_once_oldest_first(responses: Responses) -> None:
     answers = [keep(responses), keep(responses)]
     foreign = keep(responses, new_project(responses._db))
-    given = [responses.rate(answers[number % 2], "up", str(number), None) for number in range(205)]
+    given = [responses.rate(answers[number % 2], "up", str(number), None) for number in range(105)]
     responses.rate(foreign, "up", None, None)
 
     met = list(responses.rated(DEFAULT_PROJECT))
@@ -113,4 +115,4 @@ def test_all_feedback_is_met_once_oldest_first(responses: Responses) -> None:
     assert [f.id for f, _ in met] == sorted(f.id for f, _ in met)
     assert all(feedback.response_id == answer.id for feedback, answer in met)
     assert all(answer.passages == [PASSAGE] for _, answer in met)
-    assert count(responses._db, FeedbackRow) == 206
+    assert count(responses._db, FeedbackRow) == 106

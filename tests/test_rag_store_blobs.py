@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,7 +30,8 @@ CONTENTS = (b"", b"a", "中文".encode(), b"\x00" * 3_000_000)
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[Files]:
+def files(tmp_path: Path, empty_database: Path) -> Iterator[Files]:
+    shutil.copy(empty_database, tmp_path)
     db = Database(f"sqlite:///{tmp_path / 'youju.db'}")
     yield Files(db, Blobs(tmp_path / "blobs"))
     db.close()
@@ -74,7 +76,7 @@ step = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(steps=st.lists(step, max_size=12))
 def test_no_file_without_its_bytes_and_no_bytes_without_a_file(
     lasting: Files, steps: list[tuple[str, int]]

@@ -50,7 +50,7 @@ def ids_of(page: Page[FileRow]) -> list[str]:
     return [row.id for row in page.items]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     ages=st.lists(st.integers(0, 3), max_size=12),
     limit=st.integers(1, 14),
