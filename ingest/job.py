@@ -17,7 +17,9 @@ from ingest.pipeline import Ingestion, IngestReport, embed_documents, storable_p
 from rag.build import OpenStore, Rag
 from rag.errors import StorageError, UnknownFile
 from rag.store.catalog import SHADOW_PREFIX
+from rag.store.changelog import used_bytes
 from rag.store.corpus import Store
+from rag.store.store_files import StoreFiles
 from rag.terminal import Advance, Progress
 
 _REINDEX_GROUP = 32  # documents embedded and committed together
@@ -34,8 +36,19 @@ class ReindexReport:
     embedder: str
 
 
-def make_chunker(rag: Rag) -> Chunker:
-    """Return the chunker that the settings ask for."""
+def make_chunker(rag: Rag, tokens: int | None = None, overlap: int | None = None) -> Chunker:
+    """Return the chunker that the settings ask for, or one for the sizes given.
+
+    Args:
+        rag: The parts.
+        tokens: Tokens of a passage at most, >= 16; None: as the settings say.
+        overlap: Tokens that passages may share, >= 0 and < tokens, None is 0; used with `tokens`.
+
+    Raises:
+        ValueError: If a size is out of range.
+    """
+    if tokens is not None:
+        return Chunker(rag.tokens, tokens, overlap or 0)
     return Chunker(rag.tokens, rag.settings.chunk_tokens, rag.settings.chunk_overlap)
 
 
@@ -126,7 +139,8 @@ def reindex_store(
 ) -> ReindexReport:
     """Chunk and embed every document of a store again and swap the result in, in one step.
 
-    Until the swap the store answers as before; a killed run leaves it as it was.
+    Files that were put in with chunk sizes of their own keep these. Until the swap the store
+    answers as before; a killed run leaves it as it was.
 
     Raises:
         UnknownStore: If there is no such store.
@@ -136,8 +150,8 @@ def reindex_store(
     rag.catalog.delete_shadows(_SHADOW_LIFE_S)
     for _ in range(_REINDEX_TRIES):
         begin = store.seq()
-        shadow = _copy(rag, store, progress)
-        if store.replace_all(shadow, begin):
+        shadow, used = _copy(rag, store, progress)
+        if store.replace_all(shadow, begin, used):
             shutil.rmtree(rag.index_folder(store), ignore_errors=True)
             rag.open(store_name).refresh()
             documents = store.documents()
@@ -151,8 +165,12 @@ def reindex_store(
     )
 
 
-def _copy(rag: Rag, store: Store, progress: Advance) -> Store:
-    """Return a new hidden store with the documents of `store`, chunked and embedded afresh."""
+def _copy(rag: Rag, store: Store, progress: Advance) -> tuple[Store, dict[str, int]]:
+    """Copy the documents of `store` into a new hidden store, chunked and embedded afresh.
+
+    Returns:
+        The new store, and the bytes that each document takes there, by its file's id.
+    """
     chunker = make_chunker(rag)
     shadow = rag.catalog.create(
         f"{SHADOW_PREFIX}{store.name[:60]} {secrets.token_hex(8)}",
@@ -161,10 +179,19 @@ def _copy(rag: Rag, store: Store, progress: Advance) -> Store:
         chunker=chunker.fingerprint,
     )
     infos = store.documents()
+    used: dict[str, int] = {}
+    sizes = StoreFiles(rag.db).chunk_sizes(store.id)
+    with_own = [info.file_id for info in infos if info.file_id in sizes]
+    own = {file_id: make_chunker(rag, *sizes[file_id]) for file_id in with_own}
     for first in range(0, len(infos), _REINDEX_GROUP):
         group = infos[first : first + _REINDEX_GROUP]
         progress(Progress(first, len(infos), group[0].name))
         documents = [store.document(info.name) for info in group]
-        passages = [chunker.split(document) for document in documents]
-        shadow.commit(embed_documents(rag.embedder, group, documents, passages))
-    return shadow
+        passages = [
+            own.get(info.file_id, chunker).split(document)
+            for info, document in zip(group, documents, strict=True)
+        ]
+        copies = embed_documents(rag.embedder, group, documents, passages)
+        shadow.commit(copies)
+        used |= {new.file_id: used_bytes(new) for new in copies}
+    return shadow, used

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from ingest.chunk import Chunker
 from ingest.fence import ParserPool
 from ingest.job import make_chunker, make_parsers
 from ingest.pipeline import embed_documents
@@ -89,7 +88,10 @@ class UploadIngestion:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout_s)
-        self._files.release(self._worker)
+        try:
+            self._files.release(self._worker)
+        except StorageError as error:  # the claim runs out
+            self._report("", "", "waiting", 0.0, str(error))
 
     def run_once(self) -> bool:
         """Ingest the oldest waiting file, if there is one; return whether there was."""
@@ -128,20 +130,23 @@ class UploadIngestion:
             status = self._ingest(entry, file, pool)
         except DocumentRejected as error:
             status, message = "failed", str(error)
-            code = _CODES.get(error.reason, "invalid_file")
-            self._files.fail(entry.store_id, entry.file_id, code, message)
+            if error.reason == "unreadable":  # the parser cannot be had
+                status = "waiting"
+                self._files.postpone(entry, RETRY_S)
+            else:
+                self._files.fail(entry, _CODES.get(error.reason, "invalid_file"), message)
         except IndexMismatch as error:
             status, message = "failed", str(error)
-            self._files.fail(entry.store_id, entry.file_id, "server_error", message)
+            self._files.fail(entry, "server_error", message)
         except UnknownStore:
             status = "cancelled"  # the store has been deleted meanwhile
         except YoujuError as error:
             status, message = "waiting", str(error)
-            self._files.postpone(entry.store_id, entry.file_id, RETRY_S)
+            self._files.postpone(entry, RETRY_S)
         except Exception as error:  # noqa: BLE001  one file must not end the work on all others
             status, message = "failed", repr(error)
             told = f"The file could not be ingested: an unexpected {type(error).__name__}."
-            self._files.fail(entry.store_id, entry.file_id, "server_error", told)
+            self._files.fail(entry, "server_error", told)
         self._report(entry.store_id, entry.file_id, status, time.monotonic() - begin, message)
         return True
 
@@ -151,15 +156,22 @@ class UploadIngestion:
             return "cancelled"
         store = self._stores.open(row)
         check_embedder(store, self._rag.embedder.fingerprint)
+        if not file.kept:
+            raise DocumentRejected(
+                "Its bytes are not kept here: it was read from a folder.",
+                reason="unsupported",
+                do="Upload the file.",
+            )
         document = pool.parse(self._blobs.read(file.sha256), file.filename)
-        passages = self._chunker(entry).split(document)
+        chunker = make_chunker(self._rag, entry.chunk_tokens, entry.chunk_overlap)
+        passages = chunker.split(document)
         if not passages:
             raise DocumentRejected(
                 "It holds no text.", reason="empty", do="Remove it, or add text to it."
             )
         source = _Uploaded(file)
         (new,) = embed_documents(self._rag.embedder, [source], [document], [passages])
-        if not store.commit_file(new):
+        if not store.commit_file(new, self._worker):
             return "cancelled"
         self._refresh(store)
         return "completed"
@@ -170,8 +182,8 @@ class UploadIngestion:
         try:
             opened.lexical.refresh()
             opened.dense.refresh()
-        except UnknownStore:
-            self._opened.drop(store.id)  # deleted meanwhile
+        except (UnknownStore, IndexMismatch):
+            self._opened.drop(store.id)  # deleted or embedded anew meanwhile
         except StorageError as error:  # the next search tries again
             self._report(store.id, "", "not indexed", 0.0, str(error))
 
@@ -180,11 +192,6 @@ class UploadIngestion:
             self._opened.save()
         except StorageError as error:
             self._report("", "", "not saved", 0.0, str(error))
-
-    def _chunker(self, entry: StoreFileRow) -> Chunker:
-        if entry.chunk_tokens is None:
-            return make_chunker(self._rag)
-        return Chunker(self._rag.tokens, entry.chunk_tokens, entry.chunk_overlap or 0)
 
 
 class _Uploaded:

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 
 from rag.build import OpenStore, Rag
+from rag.errors import IndexMismatch, UnknownStore
 from rag.store.corpus import Store
 
 MOST = 64
@@ -43,7 +44,7 @@ class OpenStores:
             self._open.pop(store_id, None)
 
     def save(self) -> None:
-        """Write the snapshots of those that have changed.
+        """Write the snapshots of those that have changed; let go of those that are no more.
 
         Raises:
             StorageError: If one cannot be written; nothing is lost, they are caches.
@@ -51,4 +52,9 @@ class OpenStores:
         with self._lock:
             opened = list(self._open.values())
         for store in opened:
-            store.save()
+            try:
+                store.save()
+            except (UnknownStore, IndexMismatch):  # deleted, or embedded anew, by another process
+                with self._lock:
+                    if self._open.get(store.store.id) is store:
+                        del self._open[store.store.id]

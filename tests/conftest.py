@@ -54,6 +54,16 @@ def converted_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite database of the newest schema; a copy is made quicker than a new one."""
+    from rag.store.database import Database
+
+    path = tmp_path_factory.mktemp("empty") / "youju.db"
+    Database(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
 def home(tmp_path: Path, converted_models: Path) -> Path:
     """An empty home folder that has its model converted already; YOUJU_HOME points to it."""

@@ -32,11 +32,13 @@ class Incoming:
     Attributes:
         path: Where it is written.
         size: Bytes so far.
+        stays: Whether it stays where it is, as a part of an upload does.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
+        self.stays = False
         self._digest = hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,11 +87,12 @@ class Incoming:
         return self._digest.hexdigest()
 
     def discard(self) -> None:
-        """Delete it, if it has not become a blob."""
+        """Delete it, if it has not become a blob and is not to stay."""
         with contextlib.suppress(OSError):
             self._handle.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        if not self.stays:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
 
 class Blobs:
@@ -138,6 +141,7 @@ class Blobs:
         path = self.path(sha256)
         try:
             path.parent.mkdir(exist_ok=True)
+            _sync_folder(self._folder)
             os.replace(incoming.path, path)
             _sync_folder(path.parent)
         except OSError as error:

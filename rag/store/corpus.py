@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
@@ -314,13 +314,14 @@ class Store:
             log.write()
         return outcomes
 
-    def commit_file(self, new: NewDocument) -> bool:
+    def commit_file(self, new: NewDocument, worker: str) -> bool:
         """Store the document of a file that is in the store's list, and mark it completed.
 
-        A file that has been taken out or cancelled meanwhile is left alone.
+        A file that has been taken out or cancelled meanwhile, or claimed by another, is left alone.
 
         Args:
             new: With its `file_id`, which is also its source.
+            worker: Who has claimed it.
 
         Returns:
             Whether it was stored.
@@ -331,7 +332,7 @@ class Store:
         with self._db.write() as session:
             log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
             listed = session.get(StoreFileRow, (self.id, new.file_id))
-            if listed is None or listed.status != "in_progress":
+            if listed is None or (listed.status, listed.worker) != ("in_progress", worker):
                 return False
             log.insert(new, _free_name(session, self.id, new))
             log.write()
@@ -391,12 +392,15 @@ class Store:
             log.write()
             return dropped
 
-    def replace_all(self, source: Store, expected_seq: int) -> bool:
+    def replace_all(
+        self, source: Store, expected_seq: int, used: Mapping[str, int] | None = None
+    ) -> bool:
         """Take over every document of `source`, with its embedder and chunker, in one step.
 
         Args:
             source: A store of the same database; it is deleted.
             expected_seq: This store's `seq` when the copying began.
+            used: What the documents take now, bytes, by their files' ids.
 
         Returns:
             False, with nothing changed, if this store has changed since `expected_seq`.
@@ -419,6 +423,12 @@ class Store:
                 .values(embedder=source.embedder, dim=source.dim, chunker=source.chunker)
             )
             session.execute(delete(StoreRow).where(StoreRow.id == source.id))
+            for file_id, size in (used or {}).items():
+                session.execute(
+                    update(StoreFileRow)
+                    .where(StoreFileRow.store_id == self.id, StoreFileRow.file_id == file_id)
+                    .values(usage_bytes=size)
+                )
             log.write()
         self.embedder, self.dim, self.chunker = source.embedder, source.dim, source.chunker
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -49,8 +50,20 @@ class Files:
         self.blobs = blobs
         self._quota = quota
 
-    def add(self, new: NewFile, incoming: Incoming) -> FileRow:
+    def add(
+        self,
+        new: NewFile,
+        incoming: Incoming,
+        *,
+        along: Callable[[Session, str], None] = lambda _session, _file_id: None,
+    ) -> FileRow:
         """Keep a file that has arrived whole; when this returns, it is on disk.
+
+        Args:
+            new: What is known of it.
+            incoming: Its bytes.
+            along: Does, with the file's id, what belongs to the same transaction; if it raises,
+                there is no file.
 
         Raises:
             QuotaError: If the project's files would take more than they may.
@@ -71,23 +84,25 @@ class Files:
             expires_at=None if new.expires_after is None else now + new.expires_after,
         )
         with self.blobs.exclusive(), self._db.write() as session:
+            along(session, row.id)
             self.check_room(session, new.project_id, incoming.size)
-            self.blobs.keep(incoming, sha256)
             session.add(row)
             session.flush()
             session.expunge(row)
+            self.blobs.keep(incoming, sha256)  # last: what fails before leaves no blob
         return row
 
     def check_room(self, session: Session, project_id: str, size: int) -> None:
         """Raise QuotaError if so many bytes more are not allowed to a project."""
         if self._quota is None:
             return
-        used = session.scalar(
+        found = session.scalar(
             select(func.coalesce(func.sum(FileRow.bytes), 0)).where(
                 FileRow.project_id == project_id, FileRow.kept
             )
         )
-        if (used or 0) + size > self._quota:
+        used = int(found or 0)  # PostgreSQL adds up to a Decimal
+        if used + size > self._quota:
             raise QuotaError(
                 f"The project's files take {used:,} bytes; with {size:,} more they would exceed "
                 f"the {self._quota:,} allowed.",
@@ -109,12 +124,13 @@ class Files:
         Raises:
             CursorError: If the page's cursor is no file of the list.
         """
-        query = select(FileRow).where(FileRow.project_id == project_id)
-        query = query.where(FileRow.expires_at.is_(None) | (FileRow.expires_at > int(time.time())))
+        known = select(FileRow).where(FileRow.project_id == project_id)
+        query = known.where(FileRow.expires_at.is_(None) | (FileRow.expires_at > int(time.time())))
         if purpose is not None:
             query = query.where(FileRow.purpose == purpose)
         with self._db.read() as session:
-            found = read_page(session, query, (FileRow.created_at, FileRow.id), part)
+            age = (FileRow.created_at, FileRow.id)
+            found = read_page(session, query, age, part, among=known)
             session.expunge_all()
             return found
 
@@ -124,13 +140,20 @@ class Files:
             query = select(StoreFileRow.store_id).where(StoreFileRow.file_id == file_id)
             return list(session.scalars(query))
 
-    def delete(self, file_id: str) -> None:
-        """Forget a file that is in no store any more, and its bytes if no other has the same."""
+    def delete(self, file_id: str) -> bool:
+        """Forget a file that is in no store any more, and its bytes if no other has the same.
+
+        Returns:
+            False, with nothing changed, if it is in a store, perhaps put there a moment ago.
+        """
         with self.blobs.exclusive():
             with self._db.write() as session:
                 row = session.get(FileRow, file_id)
                 if row is None:
-                    return
+                    return True
+                places = select(StoreFileRow.store_id).where(StoreFileRow.file_id == file_id)
+                if session.scalar(places.limit(1)) is not None:
+                    return False
                 sha256 = row.sha256 if row.kept else None
                 session.delete(row)
                 session.flush()
@@ -138,6 +161,7 @@ class Files:
                 last = sha256 is not None and session.scalar(others) is None
             if sha256 is not None and last:
                 self.blobs.drop(sha256)
+        return True
 
     def expired(self) -> list[tuple[str, str]]:
         """Return (project id, file id) of every file whose time has passed."""

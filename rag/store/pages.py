@@ -43,6 +43,8 @@ def read_page(
     query: Select[T],
     age: tuple[InstrumentedAttribute[Any], InstrumentedAttribute[Any]],
     part: Slice,
+    *,
+    among: Select[T] | None = None,
 ) -> Page[T]:
     """Read one page of what a query selects.
 
@@ -51,16 +53,19 @@ def read_page(
         query: Selects rows, in no order.
         age: The column of the creation time and that of the id, by which they are ordered.
         part: Which page.
+        among: Where `after` and `before` may lie, if that is more than the query: an object that
+            an earlier page held may have left the list since.
 
     Raises:
         CursorError: If `after` or `before` is no object of the list.
     """
     backwards = bool(part.before and not part.after)
     ascending = (part.order == "asc") != backwards
+    places = (query if among is None else among).with_only_columns(*age)
     for name, cursor in (("after", part.after), ("before", part.before)):
         if not cursor:
             continue
-        place = session.execute(query.with_only_columns(*age).where(age[1] == cursor)).first()
+        place = session.execute(places.where(age[1] == cursor)).first()
         if place is None:
             raise CursorError(
                 f"{name}: got {cursor[:80]!r}, which is not in this list.",

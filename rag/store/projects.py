@@ -23,6 +23,7 @@ from rag.store.service_tables import KeyRow, ProjectRow
 Scope: TypeAlias = Literal["read", "write", "admin"]
 
 KEY_PREFIX = "sk-youju-"
+_MAX_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,18 @@ class Keys:
             name: To tell keys apart, 1 to 100 printable characters.
             project: Name of the project, likewise.
             scope: What the key allows.
-            days: Days until it expires; None: never.
+            days: Days until it expires, 1 to 36,500; None: never.
 
         Returns:
             What can be shown later, and the key itself, which cannot.
 
         Raises:
-            UsageError: If a name cannot be one.
+            UsageError: If a name cannot be one, or the days are out of range.
         """
+        if days is not None and not 1 <= days <= _MAX_DAYS:
+            raise UsageError(
+                f"Got {days} days until the key expires.", do=f"Give 1 to {_MAX_DAYS:,}."
+            )
         for what, text in (("key", name), ("project", project)):
             if not text.strip() or len(text) > 100 or not text.isprintable():
                 raise UsageError(
@@ -139,7 +144,8 @@ class Keys:
             UnknownKey: If there is none of that id.
         """
         with self._db.write() as session:
-            row = session.get(KeyRow, key_id)
+            # a database may refuse to look for what no id holds
+            row = session.get(KeyRow, key_id) if key_id.isprintable() else None
             if row is None:
                 raise UnknownKey(f"No key has the id {key_id!r}.", do="See `youju keys list`.")
             row.revoked_at = row.revoked_at or int(time.time())

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Update, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
+from rag.errors import UnknownFile
 from rag.schema import IntArray
 from rag.store.database import Database
 from rag.store.ids import new_id
@@ -68,7 +70,19 @@ class StoreFiles:
 
         One that is there already is left as it is, but for its attributes; one that failed or was
         cancelled is tried again.
+
+        Raises:
+            UnknownFile: If one of them, or the store, has been deleted; nothing is put in then.
         """
+        try:
+            self._add(store_id, entries, batch_id)
+        except IntegrityError as error:
+            raise UnknownFile(
+                "A file or the store does not exist any more; nothing was put in.",
+                do="List them, and try again.",
+            ) from error
+
+    def _add(self, store_id: str, entries: Sequence[Entry], batch_id: str) -> None:
         now = int(time.time())
         with self._db.write() as session:
             for entry in entries:
@@ -103,14 +117,13 @@ class StoreFiles:
         Raises:
             CursorError: If the page's cursor is no file of the list.
         """
-        query = select(StoreFileRow).where(StoreFileRow.store_id == store_id)
-        if status is not None:
-            query = query.where(StoreFileRow.status == status)
+        known = select(StoreFileRow).where(StoreFileRow.store_id == store_id)
         if batch_id is not None:
-            query = query.where(StoreFileRow.batch_id == batch_id)
+            known = known.where(StoreFileRow.batch_id == batch_id)
+        query = known if status is None else known.where(StoreFileRow.status == status)
         with self._db.read() as session:
             age = (StoreFileRow.created_at, StoreFileRow.file_id)
-            found = read_page(session, query, age, part)
+            found = read_page(session, query, age, part, among=known)
             session.expunge_all()
             return found
 
@@ -126,7 +139,8 @@ class StoreFiles:
         with self._db.read() as session:
             for store_id, status, number, used in session.execute(query):
                 found[store_id][status] = number
-                found[store_id]["usage_bytes"] = found[store_id].get("usage_bytes", 0) + used
+                before = found[store_id].get("usage_bytes", 0)
+                found[store_id]["usage_bytes"] = before + int(used)  # PostgreSQL gives a Decimal
         return {store_id: Counts(**counts) for store_id, counts in found.items()}
 
     def set_attributes(self, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> None:
@@ -160,6 +174,17 @@ class StoreFiles:
             query = query.where(StoreFileRow.file_id.in_(file_ids))
         with self._db.read() as session:
             return {file_id: attributes for file_id, attributes in session.execute(query)}
+
+    def chunk_sizes(self, store_id: str) -> dict[str, tuple[int, int]]:
+        """Return (tokens, overlap), by its id, of each file for which chunks were asked for."""
+        row = StoreFileRow
+        query = select(row.file_id, row.chunk_tokens, row.chunk_overlap)
+        with self._db.read() as session:
+            return {
+                file: (tokens, overlap or 0)
+                for file, tokens, overlap in session.execute(query.where(row.store_id == store_id))
+                if tokens is not None
+            }
 
     def chunk_ids(self, store_id: str, file_ids: Sequence[str]) -> IntArray:
         """Return the ids, sorted, of the chunks of those files of a store."""
@@ -220,12 +245,15 @@ class StoreFiles:
     # -- work ----------------------------------------------------------------------------------
 
     def claim(self, worker: str, seconds: int) -> tuple[StoreFileRow, FileRow] | None:
-        """Take the oldest file that waits, for so many seconds; None if none does."""
+        """Take the oldest file that waits, for so many seconds; None if none does.
+
+        A worker has one file in hand: what it had claimed before waits again.
+        """
         now = int(time.time())
         row = StoreFileRow
         waiting = (
             select(row)
-            .where(row.status == "in_progress", row.worker_until <= now)
+            .where(row.status == "in_progress", or_(row.worker_until <= now, row.worker == worker))
             .order_by(row.created_at, row.file_id)
             .limit(1)
         )
@@ -251,29 +279,20 @@ class StoreFiles:
                 .values(worker_until=int(time.time()) + seconds)
             )
 
-    def fail(self, store_id: str, file_id: str, code: ErrorCode, message: str) -> None:
-        """Record that a file cannot be ingested, unless it was taken out or cancelled."""
-        row = StoreFileRow
+    def fail(self, claimed: StoreFileRow, code: ErrorCode, message: str) -> None:
+        """Record that a file cannot be ingested, unless it is not its worker's any more."""
         with self._db.write() as session:
             session.execute(
-                update(row)
-                .where(
-                    row.store_id == store_id, row.file_id == file_id, row.status == "in_progress"
+                _update_claimed(claimed).values(
+                    status="failed", error_code=code, error_message=message, worker=None
                 )
-                .values(status="failed", error_code=code, error_message=message, worker=None)
             )
 
-    def postpone(self, store_id: str, file_id: str, seconds: int) -> None:
+    def postpone(self, claimed: StoreFileRow, seconds: int) -> None:
         """Give a claimed file back, not to be taken again for so many seconds."""
-        row = StoreFileRow
+        until = int(time.time()) + seconds
         with self._db.write() as session:
-            session.execute(
-                update(row)
-                .where(
-                    row.store_id == store_id, row.file_id == file_id, row.status == "in_progress"
-                )
-                .values(worker=None, worker_until=int(time.time()) + seconds)
-            )
+            session.execute(_update_claimed(claimed).values(worker=None, worker_until=until))
 
     def release(self, worker: str) -> None:
         """Give back what a worker has claimed and not finished."""
@@ -290,3 +309,14 @@ class StoreFiles:
         query = select(func.count()).select_from(StoreFileRow)
         with self._db.read() as session:
             return session.scalar(query.where(StoreFileRow.status == "in_progress")) or 0
+
+
+def _update_claimed(claimed: StoreFileRow) -> Update:
+    """Change a place in a store as long as the worker has it that claimed it."""
+    row = StoreFileRow
+    return update(row).where(
+        row.store_id == claimed.store_id,
+        row.file_id == claimed.file_id,
+        row.status == "in_progress",
+        row.worker == claimed.worker,
+    )

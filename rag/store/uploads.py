@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from rag.errors import UsageError
+from rag.errors import StorageError, UsageError
 from rag.store.blobs import Incoming
 from rag.store.database import Database
 from rag.store.files import Files, NewFile
@@ -75,8 +76,7 @@ class Uploads:
                 return None
             file = session.get(FileRow, row.file_id) if row.file_id else None
             session.expunge_all()
-        expired = row.status == "pending" and row.expires_at <= time.time()
-        return UploadState(row, "expired" if expired else row.status, file)
+        return UploadState(row, _status(row), file)
 
     def received(self, upload: UploadState) -> int:
         """Return the bytes of all its parts so far."""
@@ -85,7 +85,7 @@ class Uploads:
             return sum(session.scalars(query))
 
     def add_part(self, upload: UploadState, part_id: str, incoming: Incoming) -> UploadPartRow:
-        """Record a part that was received under the name `part_id`.
+        """Record a part that was received under the name `part_id`; from then on it stays.
 
         Raises:
             UsageError: If the upload is not pending any more, or its parts are more than announced.
@@ -99,12 +99,20 @@ class Uploads:
             created_at=int(time.time()),
         )
         with self._db.write() as session:
-            now = session.get(UploadRow, upload.row.id, with_for_update=True)
-            if now is None or now.status != "pending":
-                raise _not_pending(upload.row.id, "gone" if now is None else now.status)
+            announced = _pending(session, upload.row.id).bytes
+            query = select(func.sum(UploadPartRow.bytes)).where(
+                UploadPartRow.upload_id == row.upload_id
+            )
+            size = int(session.scalar(query) or 0) + incoming.size
+            if size > announced:
+                raise UsageError(
+                    f"The parts would have {size:,} bytes; {announced:,} were announced.",
+                    do="Start a new upload, of the file's real size.",
+                )
             session.add(row)
             session.flush()
             session.expunge(row)
+        incoming.stays = True
         return row
 
     def complete(self, upload: UploadState, part_ids: Sequence[str], md5: str | None) -> FileRow:
@@ -118,6 +126,7 @@ class Uploads:
         """
         blobs = self._files.blobs
         with self._db.read() as session:
+            _pending(session, upload.row.id)
             query = select(UploadPartRow).where(UploadPartRow.upload_id == upload.row.id)
             known = {part.id: part.bytes for part in session.scalars(query)}
         if len(set(part_ids)) != len(part_ids) or not known.keys() >= set(part_ids):
@@ -139,16 +148,23 @@ class Uploads:
             expires_after=upload.row.file_expires_after,
         )
         with blobs.receive() as incoming:
-            blobs.join((blobs.arrived(part) for part in part_ids), incoming)
+            try:
+                blobs.join((blobs.arrived(part) for part in part_ids), incoming)
+            except StorageError:  # another request was quicker, and has dropped the parts?
+                with self._db.read() as session:
+                    _pending(session, upload.row.id)
+                raise
             if md5 is not None and _md5(incoming) != md5.lower():
                 raise UsageError(
                     "md5: the bytes that arrived have another digest.",
                     do="Upload the file again.",
                 )
-            file = self._files.add(new, incoming)
-        if not self._end(upload.row.id, "completed", file.id):  # another request was quicker
-            self._files.delete(file.id)
-            raise _not_pending(upload.row.id, "closed")
+
+            def end(session: Session, file_id: str) -> None:
+                row = _pending(session, upload.row.id)
+                row.status, row.file_id = "completed", file_id
+
+            file = self._files.add(new, incoming, along=end)
         self._drop_parts(list(known))
         return file
 
@@ -158,9 +174,8 @@ class Uploads:
         Raises:
             UsageError: If it is not pending.
         """
-        if not self._end(upload.row.id, "cancelled"):
-            raise _not_pending(upload.row.id, upload.status)
-        with self._db.read() as session:
+        with self._db.write() as session:
+            _pending(session, upload.row.id).status = "cancelled"
             query = select(UploadPartRow.id).where(UploadPartRow.upload_id == upload.row.id)
             parts = list(session.scalars(query))
         self._drop_parts(parts)
@@ -175,15 +190,6 @@ class Uploads:
             )
             return list(session.scalars(query))
 
-    def _end(self, upload_id: str, status: str, file_id: str | None = None) -> bool:
-        """Close a pending upload; return whether it was pending."""
-        with self._db.write() as session:
-            row = session.get(UploadRow, upload_id, with_for_update=True)
-            if row is None or row.status != "pending":
-                return False
-            row.status, row.file_id = status, file_id
-            return True
-
     def _drop_parts(self, parts: Sequence[str]) -> None:
         for part in parts:
             self._files.blobs.arrived(part).unlink(missing_ok=True)
@@ -196,8 +202,22 @@ def _md5(incoming: Incoming) -> str:
         return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _not_pending(upload_id: str, status: str) -> UsageError:
-    return UsageError(
-        f"Upload {upload_id} is {status} and takes nothing more.",
-        do="Start a new upload of the file.",
-    )
+def _status(row: UploadRow) -> str:
+    expired = row.status == "pending" and row.expires_at <= time.time()
+    return "expired" if expired else row.status
+
+
+def _pending(session: Session, upload_id: str) -> UploadRow:
+    """Return the row of an upload, which other transactions cannot change until this one ends.
+
+    Raises:
+        UsageError: If it is not pending any more.
+    """
+    row = session.get(UploadRow, upload_id, with_for_update=True)
+    status = "gone" if row is None else _status(row)
+    if row is None or status != "pending":
+        raise UsageError(
+            f"Upload {upload_id} is {status} and takes nothing more.",
+            do="Start a new upload of the file.",
+        )
+    return row

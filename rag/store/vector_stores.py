@@ -13,7 +13,7 @@ from rag.store.corpus import Store
 from rag.store.database import Database
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
-from rag.store.tables import StoreRow
+from rag.store.tables import DEFAULT_PROJECT, StoreRow
 
 DAY_S = 86_400
 _TOUCH_S = 60
@@ -55,8 +55,9 @@ class VectorStores:
     def create(self, project_id: str, new: NewStore, maker: Maker) -> StoreRow:
         """Make an empty store.
 
-        On the command line it has the title for its name, if that can be one and is free, else one
-        with its id.
+        On the command line a store of the default project has the title for its name, if that can
+        be one and is free; any other has one with its id, so that no project can take a name that
+        the command line is going to use.
         """
         now = int(time.time())
         store_id = new_id("vs_")
@@ -65,8 +66,8 @@ class VectorStores:
             name = title or store_id
             taken = session.scalar(select(StoreRow.id).where(StoreRow.name == name))
             fit = len(name) <= 100 and name.isprintable() and not name.startswith(SHADOW_PREFIX)
-            if taken is not None or not fit:
-                shown = "".join(c for c in title.lstrip(SHADOW_PREFIX) if c.isprintable())
+            if taken is not None or not fit or project_id != DEFAULT_PROJECT:
+                shown = "".join(c for c in title if c.isprintable()).lstrip(SHADOW_PREFIX + " ")
                 name = f"{shown[:60]} ({store_id})".strip()
             row = StoreRow(
                 id=store_id,

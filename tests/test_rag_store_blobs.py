@@ -1,0 +1,238 @@
+"""Uploaded files: their bytes on disk, once for equal ones; how much room a project has."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from service_samples import add_file, at_once, count, new_file, new_project, on_disk
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+
+from rag.errors import QuotaError, StorageError
+from rag.store.blobs import Blobs
+from rag.store.database import Database
+from rag.store.files import Files, has_expired
+from rag.store.service_tables import FileRow
+from rag.store.store_files import Entry, StoreFiles
+from rag.store.tables import DEFAULT_PROJECT
+from rag.store.vector_stores import Maker, NewStore, VectorStores
+
+CONTENTS = (b"", b"a", "中文".encode(), b"\x00" * 3_000_000)
+
+
+@pytest.fixture
+def files(tmp_path: Path, empty_database: Path) -> Iterator[Files]:
+    shutil.copy(empty_database, tmp_path)
+    db = Database(f"sqlite:///{tmp_path / 'youju.db'}")
+    yield Files(db, Blobs(tmp_path / "blobs"))
+    db.close()
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    folder = tmp_path_factory.mktemp("blobs")
+    db = Database(f"sqlite:///{folder / 'youju.db'}")
+    yield Files(db, Blobs(folder / "blobs"))
+    db.close()
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def blob_name(content: bytes) -> str:
+    return f"{digest(content)[:2]}/{digest(content)}"
+
+
+# -- bytes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_what_arrives_is_kept(files: Files, tmp_path: Path, content: bytes) -> None:
+    with files.blobs.receive() as incoming:
+        for begin in range(0, len(content), 1_000_000):
+            incoming.write(content[begin : begin + 1_000_000])
+        row = files.add(new_file(name="../../etc/手册.txt"), incoming)
+
+    found = files.get(DEFAULT_PROJECT, row.id)
+    assert found is not None
+    assert (found.bytes, found.sha256, found.kept) == (len(content), digest(content), True)
+    assert found.filename == "../../etc/手册.txt"
+    assert files.blobs.read(found.sha256) == content
+    assert on_disk(tmp_path / "blobs") == {blob_name(content)}
+
+
+step = st.tuples(
+    st.sampled_from(["add", "delete", "abandon", "refuse"]), st.integers(0, len(CONTENTS) - 2)
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(steps=st.lists(step, max_size=12))
+def test_no_file_without_its_bytes_and_no_bytes_without_a_file(
+    lasting: Files, steps: list[tuple[str, int]]
+) -> None:
+    files, folder = lasting, lasting.blobs._folder
+    held: list[tuple[str, bytes]] = []
+    try:
+        for action, which in steps:
+            content = CONTENTS[which]
+            if action == "add":
+                held.append((add_file(files, content).id, content))
+            elif action == "delete" and held:
+                file_id, _ = held.pop(which % len(held))
+                assert files.delete(file_id)
+                assert files.get(DEFAULT_PROJECT, file_id) is None
+            elif action == "abandon":
+                with files.blobs.receive() as incoming:
+                    incoming.write(content)
+            elif action == "refuse":
+                with pytest.raises(IntegrityError):
+                    add_file(files, content, project="proj_that_is_not")
+            for file_id, content in held:
+                row = files.get(DEFAULT_PROJECT, file_id)
+                assert row is not None
+                assert files.blobs.read(row.sha256) == content
+            assert on_disk(folder) == {blob_name(content) for _, content in held}
+    finally:
+        for file_id, _ in held:
+            files.delete(file_id)
+    assert on_disk(folder) == set()
+
+
+def test_equal_files_come_and_go_in_many_threads(files: Files, tmp_path: Path) -> None:
+    def come_and_go(stay: bool) -> str:
+        ids = [add_file(files, b"same").id for _ in range(3)]
+        for file_id in ids[stay:]:
+            files.delete(file_id)
+        return ids[0] if stay else ""
+
+    at_once([lambda n=n: come_and_go(n == 3) for n in range(4)])  # type: ignore[misc]
+
+    assert count(files._db, FileRow) == 1
+    assert files.blobs.read(digest(b"same")) == b"same"
+    assert on_disk(tmp_path / "blobs") == {blob_name(b"same")}
+
+
+@pytest.mark.parametrize("damage", [b"", b"secre", b"secret!", b"Secret"])
+def test_a_damaged_file_is_said_not_given(files: Files, damage: bytes) -> None:
+    row = add_file(files, b"secret")
+    files.blobs.path(row.sha256).write_bytes(damage)
+
+    with pytest.raises(StorageError, match=r"is damaged\. Restore it from a backup"):
+        files.blobs.read(row.sha256)
+
+    add_file(files, b"secret")  # the same bytes again heal it
+    assert files.blobs.read(row.sha256) == b"secret"
+
+
+def test_a_missing_file_is_said(files: Files) -> None:
+    row = add_file(files, b"secret")
+    files.blobs.path(row.sha256).unlink()
+
+    with pytest.raises(StorageError, match="No such file"):
+        files.blobs.read(row.sha256)
+    assert files.delete(row.id)
+
+
+def test_a_folder_that_cannot_be_written_is_said(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("in the way")
+
+    with pytest.raises(StorageError, match="blobs"):
+        files.blobs.receive()
+
+
+def test_what_was_left_behind_is_swept_after_a_day(files: Files, tmp_path: Path) -> None:
+    kept = add_file(files, b"kept")
+    for name in ("old", "wanted", "new"):
+        files.blobs.receive(name).finish()
+    day_ago = time.time() - 90_000
+    for name in ("old", "wanted"):
+        os.utime(files.blobs.arrived(name), (day_ago, day_ago))
+
+    assert files.blobs.sweep(["wanted"]) == 1
+
+    assert on_disk(tmp_path / "blobs") == {
+        "incoming/wanted",
+        "incoming/new",
+        blob_name(b"kept"),
+    }
+    assert files.blobs.read(kept.sha256) == b"kept"
+    assert Blobs(tmp_path / "never made").sweep() == 0
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def test_a_file_expires(files: Files, tmp_path: Path) -> None:
+    with files.blobs.receive() as incoming:
+        incoming.write(b"x")
+        row = files.add(replace(new_file(), expires_after=60), incoming)
+    assert row.expires_at == row.created_at + 60
+    assert not has_expired(row)
+    assert files.expired() == []
+
+    with files._db.write() as session:
+        session.execute(update(FileRow).values(expires_at=int(time.time())))
+
+    assert files.get(DEFAULT_PROJECT, row.id) is None
+    assert files.expired() == [(DEFAULT_PROJECT, row.id)]
+    files.delete(row.id)
+    assert on_disk(tmp_path / "blobs") == set()
+
+
+def test_a_file_that_is_in_a_store_is_not_forgotten(files: Files) -> None:
+    db = files._db
+    file = add_file(files, b"x")
+    stores = VectorStores(db)
+    store = stores.create(DEFAULT_PROJECT, NewStore(), Maker("e1", 4, "c1"))
+    StoreFiles(db).add(store.id, [Entry(file.id)])
+
+    assert files.stores_of(file.id) == [store.id]
+    assert not files.delete(file.id)
+    assert files.blobs.read(file.sha256) == b"x"
+
+    assert stores.open(store).remove_file(file.id)
+    assert files.stores_of(file.id) == []
+    assert files.delete(file.id)
+    assert files.delete(file.id)
+
+
+# -- room ------------------------------------------------------------------------------------------
+
+
+def test_a_project_has_so_much_room(files: Files, tmp_path: Path) -> None:
+    small = Files(files._db, files.blobs, quota=10)
+    first = add_file(small, b"123456")
+    with pytest.raises(QuotaError, match=r"take 6 bytes; with 5 more .* the 10 allowed"):
+        add_file(small, b"12345")
+    assert on_disk(tmp_path / "blobs") == {blob_name(b"123456")}
+
+    add_file(small, b"1234")
+    add_file(small, b"")
+    add_file(small, b"1234567890", project=new_project(files._db))
+    with pytest.raises(QuotaError):
+        add_file(small, b"1")
+
+    small.delete(first.id)
+    add_file(small, b"123456")
+
+
+def test_many_uploads_at_once_do_not_exceed_it(files: Files, tmp_path: Path) -> None:
+    small = Files(files._db, files.blobs, quota=45)
+
+    results = at_once([lambda n=n: add_file(small, b"%010d" % n) for n in range(8)])  # type: ignore[misc]
+
+    kept = [row for row in results if isinstance(row, FileRow)]
+    assert len(kept) == 4
+    assert sum(isinstance(error, QuotaError) for error in results) == 4
+    assert on_disk(tmp_path / "blobs") == {f"{row.sha256[:2]}/{row.sha256}" for row in kept}
