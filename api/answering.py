@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from anyio import CancelScope, from_thread, to_thread
 
+from api.batching import Attributes
 from api.errors import ApiError
 from api.models import generator_model, store_named
 from api.routes_stores import usable_store
@@ -20,7 +21,7 @@ from api.service import Service
 from rag.answering import AnswerOptions, AnswerPiece, TextDelta
 from rag.chain import Chain, Question, Retrieved
 from rag.prompt import Message
-from rag.schema import Citation
+from rag.schema import Citation, Hit
 from rag.store.tables import StoreRow
 from rag.talk import Said
 
@@ -37,6 +38,7 @@ class Asked:
         options: How the answer is to be written.
         rows: The stores that it comes from; () to ask the generator alone.
         wanted: Which passages.
+        project_id: Who asks.
     """
 
     question: str
@@ -44,17 +46,30 @@ class Asked:
     options: AnswerOptions
     rows: Sequence[StoreRow]
     wanted: Wanted
+    project_id: str
 
 
-async def answer(service: Service, asked: Asked) -> AsyncIterator[Retrieved | AnswerPiece]:
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a question's search found: what the chain has of it, and the files' attributes."""
+
+    retrieved: Retrieved
+    attributes: dict[str, Attributes]
+
+
+async def answer(service: Service, asked: Asked) -> AsyncIterator[Sources | AnswerPiece]:
     """Yield what was found, text as it becomes certain, and the whole answer.
 
     Raises:
         YoujuError: As the chain does; what is wrong with the question before anything is yielded.
     """
+    ids = [row.id for row in asked.rows]
+    attributes: dict[str, Attributes] = {}
 
-    def find(query: str, _top_k: int) -> list[Any]:
-        return from_thread.run(search, service, asked.rows, [query], asked.wanted)
+    def find(query: str, _top_k: int) -> list[Hit]:
+        found = from_thread.run(search, service, asked.project_id, ids, [query], asked.wanted)
+        attributes.update(found.attributes)
+        return found.hits
 
     def page_of(cited: Citation) -> int | None:
         for row in asked.rows:
@@ -72,7 +87,7 @@ async def answer(service: Service, asked: Asked) -> AsyncIterator[Retrieved | An
     )
     question = Question(asked.question, asked.wanted.top_k, asked.history, asked.options)
     async for piece in _pieces(service, lambda: chain.stream_answer(question)):
-        yield piece
+        yield Sources(piece, attributes) if isinstance(piece, Retrieved) else piece
 
 
 async def talk(service: Service, asked: Asked) -> AsyncIterator[TextDelta | Said]:

@@ -1,25 +1,36 @@
 """Searches of requests that arrive together, done together.
 
 While one batch is being searched, further searches gather; they are the next batch. So nobody waits
-for company when alone, and with many clients the query embedder reads many queries at once.
+for company when alone, and with many clients the query embedder reads many queries at once, and
+the database is asked once for all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from anyio import to_thread
 
+from api.errors import ApiError, not_found
 from api.observing import Meters
-from rag.build import OpenStore, Rag
+from rag.build import Rag, check_embedder
 from rag.chain import checked_question
-from rag.retrieve import System
+from rag.errors import QueryError
+from rag.opened import OpenStores
 from rag.schema import Hit, IntArray
+from rag.store.corpus import Store
+from rag.store.store_files import StoreFiles
+from rag.store.vector_stores import VectorStores, has_expired
 
 MOST = 64
 """Searches in one batch."""
+
+Attributes: TypeAlias = dict[str, bool | int | float | str]
+Test: TypeAlias = Callable[[Mapping[str, Any]], bool]
+"""Whether a file with these attributes may be searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +38,31 @@ class Search:
     """What is searched for.
 
     Attributes:
-        store: Where.
-        query: What, fit to be asked.
+        project_id: Who asks.
+        store_id: Where; a store of the project.
+        query: What.
         top_k: How many passages, >= 1.
-        system: How; None: as the settings say.
+        test: Which files are searched; None: all.
         rerank: Whether the reranker, if there is one, orders the best passages.
-        allowed: Ids of the passages that may be found, sorted; None: all.
     """
 
-    store: OpenStore
+    project_id: str
+    store_id: str
     query: str
     top_k: int
-    system: System | None = None
+    test: Test | None = None
     rerank: bool = True
-    allowed: IntArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: passages, best first, and their files' attributes by file id."""
+
+    hits: list[Hit]
+    attributes: dict[str, Attributes]
+
+
+Job: TypeAlias = "tuple[Search, asyncio.Future[Found]]"
 
 
 class SearchBatcher:
@@ -48,32 +70,30 @@ class SearchBatcher:
 
     Args:
         rag: The parts.
+        opened: The stores that are open.
         meters: Where the sizes of batches are counted.
     """
 
-    def __init__(self, rag: Rag, meters: Meters) -> None:
-        self._max_chars = rag.settings.max_question_chars
+    def __init__(self, rag: Rag, opened: OpenStores, meters: Meters) -> None:
+        self._rag = rag
+        self._opened = opened
+        self._stores = VectorStores(rag.db)
+        self._files = StoreFiles(rag.db)
         self._meters = meters
-        self._waiting: list[tuple[Search, asyncio.Future[list[Hit]]]] = []
+        self._waiting: list[Job] = []
         self._running: asyncio.Task[None] | None = None
 
-    def checked(self, query: str) -> str:
-        """Return a query as every part can take it.
-
-        Raises:
-            QueryError: If it is empty or too long.
-        """
-        return checked_question(query, self._max_chars)
-
-    async def search(self, search: Search) -> list[Hit]:
-        """Return the passages found, best first.
+    async def search(self, search: Search) -> Found:
+        """Return what a search finds.
 
         A caller that is cancelled while it waits costs nothing.
 
         Raises:
+            ApiError: If the store is not there or has expired.
+            QueryError: If the query is empty or too long.
             YoujuError: As `Retriever.search_many`.
         """
-        future: asyncio.Future[list[Hit]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self._waiting.append((search, future))
         if self._running is None:
             self._running = asyncio.create_task(self._drain())
@@ -84,45 +104,93 @@ class SearchBatcher:
             while self._waiting:
                 batch = [job for job in self._waiting[:MOST] if not job[1].done()]
                 del self._waiting[:MOST]
-                for group in _grouped(batch):
-                    await self._run(group)
+                if batch:
+                    await self._run(batch)
         finally:
             self._running = None
 
-    async def _run(self, group: Sequence[tuple[Search, asyncio.Future[list[Hit]]]]) -> None:
-        self._meters.batches.observe(len(group))
-        searches = [search for search, _ in group]
+    async def _run(self, batch: Sequence[Job]) -> None:
+        self._meters.batches.observe(len(batch))
+        searches = [search for search, _ in batch]
         try:
-            found = await to_thread.run_sync(_search, searches)
+            found: Sequence[Found | Exception] = await to_thread.run_sync(self._search, searches)
         except Exception as error:  # noqa: BLE001  handed on to those who asked
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), hits in zip(group, found, strict=True):
-            if not future.done():
-                future.set_result(hits)
+            found = [error] * len(batch)
+        for (_, future), result in zip(batch, found, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _search(self, searches: Sequence[Search]) -> list[Found | Exception]:
+        """Search for all at once, in a worker thread; a fault of one store is told to its own."""
+        rows = self._stores.many(list({search.store_id for search in searches}))
+        results: list[Found | Exception] = [Found([], {})] * len(searches)
+        groups: dict[object, list[int]] = {}
+        for index, search in enumerate(searches):
+            row = rows.get(search.store_id)
+            if row is None or row.project_id != search.project_id:
+                results[index] = not_found("vector store", search.store_id)
+            elif has_expired(row):
+                results[index] = expired()
+            else:
+                key = (search.store_id, search.rerank, index if search.test else None)
+                groups.setdefault(key, []).append(index)
+        for group in groups.values():
+            store = self._stores.open(rows[searches[group[0]].store_id])
+            try:
+                found = self._search_store(store, [searches[index] for index in group])
+            except Exception as error:  # noqa: BLE001  handed on to those who asked
+                found = [error] * len(group)
+            for index, result in zip(group, found, strict=True):
+                results[index] = result
+        for row in rows.values():
+            self._stores.touch(row)
+        return results
+
+    def _search_store(self, store: Store, searches: Sequence[Search]) -> list[Found | Exception]:
+        """Search one store; several searches differ in query and number only."""
+        check_embedder(store, self._rag.embedder.fingerprint)
+        first = searches[0]
+        allowed = None if first.test is None else self._allowed(store.id, first.test)
+        checked = [self._checked(search.query) for search in searches]
+        queries = list(dict.fromkeys(query for query in checked if isinstance(query, str)))
+        retriever = self._opened.get(store).retriever(rerank=first.rerank)
+        most = max(search.top_k for search in searches)
+        hits = dict(
+            zip(queries, retriever.search_many(queries, most, allowed=allowed), strict=True)
+        )
+        file_ids = list({hit.chunk.file_id for found in hits.values() for hit in found})
+        attributes: dict[str, Attributes] = self._files.attributes(store.id, file_ids)
+        return [
+            query
+            if isinstance(query, Exception)
+            else Found(hits[query][: search.top_k], attributes)
+            for query, search in zip(checked, searches, strict=True)
+        ]
+
+    def _checked(self, query: str) -> str | Exception:
+        try:
+            return checked_question(query, self._rag.settings.max_question_chars)
+        except QueryError as error:
+            return error
+
+    def _allowed(self, store_id: str, test: Test) -> IntArray | None:
+        """Return the ids of the passages of the files that pass; None if all do."""
+        attributes = self._files.attributes(store_id)
+        passing = [file_id for file_id, values in attributes.items() if test(values)]
+        if len(passing) == len(attributes):
+            return None
+        return self._files.chunk_ids(store_id, passing)
 
 
-def _grouped(
-    batch: Sequence[tuple[Search, asyncio.Future[list[Hit]]]],
-) -> list[list[tuple[Search, asyncio.Future[list[Hit]]]]]:
-    """Put together what one call can search."""
-    groups: dict[object, list[tuple[Search, asyncio.Future[list[Hit]]]]] = {}
-    for job in batch:
-        search = job[0]
-        key = (id(search.store), search.system, search.rerank, id(search.allowed))
-        groups.setdefault(key, []).append(job)
-    return list(groups.values())
-
-
-def _search(searches: Sequence[Search]) -> list[list[Hit]]:
-    """Search for all at once; they differ in query and number only."""
-    first = searches[0]
-    queries = list(dict.fromkeys(search.query for search in searches))
-    most = max(search.top_k for search in searches)
-    retriever = first.store.retriever(first.system, rerank=first.rerank)
-    found = dict(
-        zip(queries, retriever.search_many(queries, most, allowed=first.allowed), strict=True)
+def expired() -> ApiError:
+    """Return the error for a store whose time has passed."""
+    return ApiError(
+        409,
+        "The vector store has expired.",
+        code="vector_store_expired",
+        param="vector_store_id",
     )
-    return [found[search.query][: search.top_k] for search in searches]

@@ -78,7 +78,6 @@ def _run(settings: Settings, *, closed: bool) -> None:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.shutdown_timeout),
-        h11_max_incomplete_event_size=64 * 1024,
     )
     with _listen(settings.host, settings.port) as listening:
         if settings.workers == 1:

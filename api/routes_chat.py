@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from api.access import Reader
-from api.answering import Asked, answer, needs_generator, stores_of_model, talk
+from api.answering import Asked, Sources, answer, needs_generator, stores_of_model, talk
 from api.errors import ApiError, as_api_error, error_body
 from api.events import DONE, HEADERS, data_only
 from api.gone import unless_gone
@@ -31,7 +31,6 @@ from api.schemas_chat import (
 from api.searching import Wanted
 from api.service import Service, service_of
 from rag.answering import AnswerOptions, TextDelta
-from rag.chain import Retrieved
 from rag.errors import YoujuError
 from rag.prompt import Message
 from rag.schema import Answer
@@ -131,7 +130,7 @@ async def _understand(
         }  # fmt: skip
         ignored += [name for name, value in given.items() if value not in (None, "")]
     wanted = Wanted(service.settings.top_k)
-    asked = Asked(turns[-1].content, tuple(turns[:-1]), options, rows, wanted)
+    asked = Asked(turns[-1].content, tuple(turns[:-1]), options, rows, wanted, project_id)
     return _Chat(body, asked, ignored, str(request.base_url).rstrip("/"))
 
 
@@ -140,8 +139,8 @@ async def _whole(service: Service, chat: _Chat) -> Answer | Said:
     pieces: Any = answer(service, chat.asked) if chat.asked.rows else talk(service, chat.asked)
     async with aclosing(pieces):
         async for piece in pieces:
-            if isinstance(piece, Retrieved):
-                chat.asked = replace(chat.asked, options=piece.question.options)
+            if isinstance(piece, Sources):
+                chat.asked = replace(chat.asked, options=piece.retrieved.question.options)
             elif not isinstance(piece, TextDelta):
                 made = piece
     _count(service, made)
@@ -162,8 +161,8 @@ async def _chunks(service: Service, request: Request, chat: _Chat) -> AsyncItera
                 if isinstance(piece, TextDelta):
                     if piece.text:
                         yield _chunk(chat, {"content": piece.text})
-                elif isinstance(piece, Retrieved):
-                    chat.asked = replace(chat.asked, options=piece.question.options)
+                elif isinstance(piece, Sources):
+                    chat.asked = replace(chat.asked, options=piece.retrieved.question.options)
                 else:
                     made = piece
         _count(service, made)

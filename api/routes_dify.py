@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Request
 from api.access import Reader
 from api.errors import ApiError
 from api.gone import unless_gone
-from api.routes_stores import usable_store
 from api.schemas_search import (
     MetadataCondition,
     MetadataTest,
@@ -19,7 +18,7 @@ from api.schemas_search import (
     RetrievalFault,
     RetrievalRequest,
 )
-from api.searching import Wanted, attributes_of, search
+from api.searching import Wanted, search
 from api.service import Service, service_of
 
 router = APIRouter(tags=["Dify"])
@@ -46,14 +45,14 @@ async def retrieve(
     condition = body.metadata_condition
     if condition is not None:
         _check(condition)
-    row = await usable_store(service, access.project_id, body.knowledge_id)
     wanted = Wanted(
         top_k=body.retrieval_setting.top_k,
         threshold=body.retrieval_setting.score_threshold,
         test=None if condition is None else lambda held: meets(condition, held),
     )
-    hits = await unless_gone(request, search(service, [row], [body.query], wanted))
-    attributes = await attributes_of(service, [row], hits)
+    found = await unless_gone(
+        request, search(service, access.project_id, [body.knowledge_id], [body.query], wanted)
+    )
     return Records(
         records=[
             Record(
@@ -61,14 +60,14 @@ async def retrieve(
                 score=hit.score,
                 title=hit.chunk.file,
                 metadata={
-                    **attributes[hit.chunk.file_id],
+                    **found.attributes.get(hit.chunk.file_id, {}),
                     "file_id": hit.chunk.file_id,
                     "page": hit.chunk.page or 0,
                     "start": hit.chunk.start,
                     "end": hit.chunk.end,
                 },
             )
-            for hit in hits
+            for hit in found.hits
         ]
     )
 

@@ -137,11 +137,11 @@ async def owned_file(service: Service, project_id: str, file_id: str) -> FileRow
 
 def forget_file(service: Service, file_id: str) -> None:
     """Take a file out of all stores, then delete it."""
-    for store_id in service.files.stores_of(file_id):
-        row = service.stores.find(store_id)
-        if row is not None:
-            service.stores.open(row).remove_file(file_id)
-    service.files.delete(file_id)
+    while not service.files.delete(file_id):  # it may be put into another meanwhile
+        for store_id in service.files.stores_of(file_id):
+            row = service.stores.find(store_id)
+            if row is not None:
+                service.stores.open(row).remove_file(file_id)
 
 
 def _purpose(fields: dict[str, str]) -> str:

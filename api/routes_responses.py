@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from api.access import Reader, Writer
-from api.answering import Asked, answer, needs_generator, stores_of_model, talk
+from api.answering import Asked, Sources, answer, needs_generator, stores_of_model, talk
 from api.errors import ApiError, as_api_error, not_found
 from api.events import HEADERS, ResponseEvents
 from api.gone import unless_gone
@@ -27,10 +27,9 @@ from api.schemas_responses import (
     ResponseShown,
     Usage,
 )
-from api.searching import Wanted, attributes_of, passes
+from api.searching import Wanted, passes
 from api.service import Service, service_of
 from rag.answering import AnswerOptions, TextDelta
-from rag.chain import Retrieved
 from rag.errors import YoujuError
 from rag.filters import parse_filter
 from rag.prompt import Message
@@ -127,7 +126,7 @@ async def _draft(service: Service, project_id: str, body: ResponseCreate) -> Dra
     if generator_model(service.settings) is None:
         given = {"instructions": instructions, "temperature": body.temperature, "top_p": body.top_p}
         ignored = [name for name, value in given.items() if value not in (None, "")]
-    asked = Asked(turns[-1].content, (*history, *turns[:-1]), options, rows, wanted)
+    asked = Asked(turns[-1].content, (*history, *turns[:-1]), options, rows, wanted, project_id)
     return Draft(body, asked, ignored)
 
 
@@ -192,9 +191,9 @@ async def _whole(service: Service, project_id: str, draft: Draft) -> ResponseSho
         return await _kept(service, project_id, draft, said, hits)
     made: Answer | None = None
     async for found in answer(service, draft.asked):
-        if isinstance(found, Retrieved):
-            hits = found.hits
-            call = await _search_call(service, draft, found)
+        if isinstance(found, Sources):
+            hits = found.retrieved.hits
+            call = _search_call(draft, found)
         elif isinstance(found, Answer):
             made = found
     assert made is not None, "an answerer ends with its answer"
@@ -237,9 +236,9 @@ async def _answered(
     made: Answer | None = None
     async with aclosing(answer(service, draft.asked)) as pieces:  # type: ignore[type-var]
         async for piece in pieces:
-            if isinstance(piece, Retrieved):
-                hits = piece.hits
-                call = await _search_call(service, draft, piece)
+            if isinstance(piece, Sources):
+                hits = piece.retrieved.hits
+                call = _search_call(draft, piece)
                 yield events.begin() + events.search(call) + events.open_message()
             elif isinstance(piece, TextDelta):
                 if piece.text:
@@ -282,11 +281,9 @@ async def _kept(
     return shown
 
 
-async def _search_call(service: Service, draft: Draft, found: Retrieved) -> FileSearchCall:
-    draft.asked = replace(draft.asked, options=found.question.options)
-    wants = "file_search_call.results" in (draft.body.include or [])
-    attributes = await attributes_of(service, draft.asked.rows, found.hits) if wants else {}
-    return draft.search_call(found.hits, attributes)
+def _search_call(draft: Draft, found: Sources) -> FileSearchCall:
+    draft.asked = replace(draft.asked, options=found.retrieved.question.options)
+    return draft.search_call(found.retrieved.hits, found.attributes)
 
 
 async def _usage(service: Service, draft: Draft, text: str, tokens: dict[str, int]) -> Usage:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from api.access import Reader, Writer
+from api.batching import expired
 from api.errors import ApiError, not_found
 from api.schemas import After, Before, Deleted, Limit, Listing, Order
 from api.schemas_stores import (
@@ -120,12 +121,7 @@ async def usable_store(service: Service, project_id: str, store_id: str) -> Stor
     """
     row = await owned_store(service, project_id, store_id)
     if has_expired(row):
-        raise ApiError(
-            409,
-            "The vector store has expired.",
-            code="vector_store_expired",
-            param="vector_store_id",
-        )
+        raise expired()
     return row
 
 

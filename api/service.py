@@ -58,7 +58,7 @@ class Service:
         self.keys = Keys(rag.db)
         self.opened = OpenStores(rag)
         self.doorman: Doorman = Doorman(self.keys, settings.rate_limit)
-        self.batcher: SearchBatcher = SearchBatcher(rag, meters)
+        self.batcher: SearchBatcher = SearchBatcher(rag, self.opened, meters)
         self.ingestion = UploadIngestion(
             rag, self.opened, self.files.blobs, report=self._on_ingested
         )

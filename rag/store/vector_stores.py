@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Select, select, update
@@ -104,6 +104,16 @@ class VectorStores:
             row = session.get(StoreRow, store_id)
             session.expunge_all()
             return row
+
+    def many(self, store_ids: Sequence[str]) -> dict[str, StoreRow]:
+        """Return the stores that exist of some ids, of any project."""
+        with self._db.read() as session:
+            query = select(StoreRow).where(StoreRow.id.in_(store_ids))
+            found = {row.id: row for row in session.scalars(query)}
+            session.expunge_all()
+            return {
+                id_: row for id_, row in found.items() if not row.name.startswith(SHADOW_PREFIX)
+            }
 
     def titled(self, project_id: str, title: str) -> list[StoreRow]:
         """Return the stores of a project that have a title, oldest first."""
