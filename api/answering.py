@@ -51,10 +51,17 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a question's search found: what the chain has of it, and the files' attributes."""
+    """What a question's search found.
+
+    Attributes:
+        retrieved: What the chain has of it.
+        attributes: The files' attributes by file id.
+        homes: Ids of the stores by file id; of a file in several the first that was asked for.
+    """
 
     retrieved: Retrieved
     attributes: dict[str, Attributes]
+    homes: dict[str, str]
 
 
 async def answer(service: Service, asked: Asked) -> AsyncIterator[Sources | AnswerPiece]:
@@ -65,10 +72,12 @@ async def answer(service: Service, asked: Asked) -> AsyncIterator[Sources | Answ
     """
     ids = [row.id for row in asked.rows]
     attributes: dict[str, Attributes] = {}
+    homes: dict[str, str] = {}
 
     def find(query: str, _top_k: int) -> list[Hit]:
         found = from_thread.run(search, service, asked.project_id, ids, [query], asked.wanted)
         attributes.update(found.attributes)
+        homes.update(found.homes)
         return found.hits
 
     def page_of(cited: Citation) -> int | None:
@@ -87,7 +96,7 @@ async def answer(service: Service, asked: Asked) -> AsyncIterator[Sources | Answ
     )
     question = Question(asked.question, asked.wanted.top_k, asked.history, asked.options)
     async for piece in _pieces(service, lambda: chain.stream_answer(question)):
-        yield Sources(piece, attributes) if isinstance(piece, Retrieved) else piece
+        yield Sources(piece, attributes, homes) if isinstance(piece, Retrieved) else piece
 
 
 async def talk(service: Service, asked: Asked) -> AsyncIterator[TextDelta | Said]:

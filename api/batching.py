@@ -56,10 +56,11 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search found: passages, best first, and their files' attributes by file id."""
+    """What a search found: passages, best first; by file id their attributes and their store."""
 
     hits: list[Hit]
     attributes: dict[str, Attributes]
+    homes: dict[str, str]
 
 
 Job: TypeAlias = "tuple[Search, asyncio.Future[Found]]"
@@ -127,7 +128,7 @@ class SearchBatcher:
     def _search(self, searches: Sequence[Search]) -> list[Found | Exception]:
         """Search for all at once, in a worker thread; a fault of one store is told to its own."""
         rows = self._stores.many(list({search.store_id for search in searches}))
-        results: list[Found | Exception] = [Found([], {})] * len(searches)
+        results: list[Found | Exception] = [Found([], {}, {})] * len(searches)
         groups: dict[object, list[int]] = {}
         for index, search in enumerate(searches):
             row = rows.get(search.store_id)
@@ -167,7 +168,7 @@ class SearchBatcher:
         return [
             query
             if isinstance(query, Exception)
-            else Found(hits[query][: search.top_k], attributes)
+            else Found(hits[query][: search.top_k], attributes, dict.fromkeys(file_ids, store.id))
             for query, search in zip(checked, searches, strict=True)
         ]
 

@@ -40,6 +40,7 @@ class Draft:
         ignored: Settings of the request that have no effect.
         id, message_id, search_id: Of the response and its items.
         created_at: Unix seconds.
+        homes: Ids of the stores of what was found, by file id.
     """
 
     body: ResponseCreate
@@ -49,6 +50,7 @@ class Draft:
     message_id: str = field(default_factory=lambda: new_id("msg_"))
     search_id: str = field(default_factory=lambda: new_id("fs_"))
     created_at: int = field(default_factory=lambda: int(time.time()))
+    homes: dict[str, str] = field(default_factory=dict)
 
     def begun(self) -> ResponseShown:
         """Return the response as it is before there is an answer."""
@@ -82,7 +84,9 @@ class Draft:
     ) -> ResponseShown:
         """Return the finished response of an answer from documents."""
         account = account_of(answer, self.asked, self.ignored)
-        message = self.message(answer.text, citations(answer), cut=answer.finish == "length")
+        message = self.message(
+            answer.text, citations(answer, self.homes), cut=answer.finish == "length"
+        )
         items: list[FileSearchCall | OutputMessage] = [message]
         if search_call is not None:
             items.insert(0, search_call)
@@ -156,8 +160,13 @@ def account_of(answer: Answer, asked: Asked, ignored: list[str]) -> Account:
     )
 
 
-def citations(answer: Answer) -> list[FileCitation]:
-    """Return an answer's citations with the places of their marks, in the order of the marks."""
+def citations(answer: Answer, homes: Mapping[str, str]) -> list[FileCitation]:
+    """Return an answer's citations with the places of their marks, in the order of the marks.
+
+    Args:
+        answer: With marks [1], [2], ...
+        homes: Ids of the stores by file id.
+    """
     places: dict[int, int] = {}
     for match in _MARK.finditer(answer.text):
         places.setdefault(int(match[1]), match.start())
@@ -172,6 +181,7 @@ def citations(answer: Answer) -> list[FileCitation]:
                 end=cited.end,
                 page=cited.page,
                 score=cited.score,
+                vector_store_id=homes.get(cited.file_id),
             ),
         )
         for number, cited in enumerate(answer.citations, 1)

@@ -59,6 +59,7 @@ class _Chat:
     base_url: str
     id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
+    homes: dict[str, str] = field(default_factory=dict)
 
 
 @router.post("/completions", responses=_STREAM, response_model=None)
@@ -140,7 +141,7 @@ async def _whole(service: Service, chat: _Chat) -> Answer | Said:
     async with aclosing(pieces):
         async for piece in pieces:
             if isinstance(piece, Sources):
-                chat.asked = replace(chat.asked, options=piece.retrieved.question.options)
+                _found(chat, piece)
             elif not isinstance(piece, TextDelta):
                 made = piece
     _count(service, made)
@@ -162,7 +163,7 @@ async def _chunks(service: Service, request: Request, chat: _Chat) -> AsyncItera
                     if piece.text:
                         yield _chunk(chat, {"content": piece.text})
                 elif isinstance(piece, Sources):
-                    chat.asked = replace(chat.asked, options=piece.retrieved.question.options)
+                    _found(chat, piece)
                 else:
                     made = piece
         _count(service, made)
@@ -175,6 +176,11 @@ async def _chunks(service: Service, request: Request, chat: _Chat) -> AsyncItera
             failed(request.scope, error)
         yield data_only(error_body(known.message, known.kind, known.code, None))
     yield DONE
+
+
+def _found(chat: _Chat, sources: Sources) -> None:
+    chat.asked = replace(chat.asked, options=sources.retrieved.question.options)
+    chat.homes = sources.homes
 
 
 async def _last(service: Service, chat: _Chat, made: Answer | Said) -> str:
@@ -210,10 +216,10 @@ def _annotations(chat: _Chat, made: Answer | Said) -> list[ChatAnnotation]:
     if isinstance(made, Said):
         return []
     found = []
-    for number, cited in enumerate(citations(made), 1):
+    for number, cited in enumerate(citations(made, chat.homes), 1):
         mark = f"[{number}]"
         place = cited.youju
-        store = chat.asked.rows[0].id
+        store = place.vector_store_id or chat.asked.rows[0].id
         found.append(
             ChatAnnotation(
                 url_citation=UrlCitation(

@@ -250,7 +250,7 @@ async def _answered(
     shown = draft.answered(call, made, hits, usage)
     await _keep(service, project_id, draft, shown, made.text, hits, refused=made.refused)
     cut = made.finish == "length"
-    yield events.close_message(made.text, citations(made), cut=cut) + events.end(shown)
+    yield events.close_message(made.text, citations(made, draft.homes), cut=cut) + events.end(shown)
 
 
 async def _talked(
@@ -283,6 +283,7 @@ async def _kept(
 
 def _search_call(draft: Draft, found: Sources) -> FileSearchCall:
     draft.asked = replace(draft.asked, options=found.retrieved.question.options)
+    draft.homes = found.homes
     return draft.search_call(found.retrieved.hits, found.attributes)
 
 

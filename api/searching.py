@@ -62,11 +62,13 @@ async def search(
         found = await asyncio.gather(*map(service.batcher.search, searches))
     best: dict[int, Hit] = {}
     attributes: dict[str, Attributes] = {}
+    homes: dict[str, str] = {}
     for result in found:
-        attributes |= result.attributes
+        attributes = result.attributes | attributes
+        homes = result.homes | homes
         for hit in result.hits:
             known = best.get(hit.chunk.id)
             if hit.score >= wanted.threshold and (known is None or hit.score > known.score):
                 best[hit.chunk.id] = hit
     hits = sorted(best.values(), key=lambda hit: (-hit.score, hit.chunk.id))[: wanted.top_k]
-    return Found(hits, attributes)
+    return Found(hits, attributes, homes)

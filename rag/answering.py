@@ -64,7 +64,10 @@ DEFAULT_OPTIONS = AnswerOptions()
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next stretch of an answer's text, never "": it is certain and will not change."""
+    """The next stretch of an answer's text: it is certain and will not change.
+
+    It is "" while a model writes what is not certain yet, so that a reader can stop in between.
+    """
 
     text: str
 

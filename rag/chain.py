@@ -242,7 +242,8 @@ class Generating:
             for piece in pieces:
                 if isinstance(piece, Said):
                     said = piece
-                elif certain := citer.feed(piece.text):
+                else:
+                    certain = citer.feed(piece.text)
                     given += len(certain)
                     yield TextDelta(certain)
         answer = _ended(citer.finish(), said, prompt, judged)

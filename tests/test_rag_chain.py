@@ -153,7 +153,8 @@ def test_an_endpoint_streams_what_it_answers(
     assert answer == replace(opened.ask(QUESTION, options=options), timings={})
     assert answer.finish == finish
     assert answer.tokens == {"input": 7, "output": 3}
-    assert [piece.text for piece in pieces if isinstance(piece, TextDelta)] == [
+    given = [piece.text for piece in pieces if isinstance(piece, TextDelta)]
+    assert list(filter(None, given)) == [
         "Contractors use the yellow locks. [1]", " They were made on the moon."
     ]  # fmt: skip
     for sent in endpoint.requests:
@@ -162,13 +163,17 @@ def test_an_endpoint_streams_what_it_answers(
         assert sent["messages"][0]["content"].endswith("Be brief.")
 
 
+def _text(piece: object) -> bool:
+    return isinstance(piece, TextDelta) and piece.text != ""
+
+
 def test_an_endpoint_that_breaks_off_is_one_line(samples_home: Path, endpoint: Endpoint) -> None:
     endpoint.reply = "Contractors use the yellow locks [1]. They were made on the moon [1]."
     endpoint.breaks_off = True
     opened = build_rag(settings(samples_home, endpoint.url)).open("samples")
     pieces = opened.ask_stream(QUESTION)
     next(pieces)
-    assert next(pieces) == TextDelta("Contractors use the yellow locks. [1]")
+    assert next(filter(_text, pieces)) == TextDelta("Contractors use the yellow locks. [1]")
     with pytest.raises(ModelError, match="Cannot reach the generator"):
         list(pieces)
 

@@ -8,6 +8,13 @@ ROUND = 8
 """Widths are rounded up to a multiple of this, so that there are few distinct shapes."""
 
 
+FEW = 4
+"""Texts that a batch has at least, if there are so many, however their lengths differ."""
+
+PADDING = 0.25
+"""Texts that would be padding by more than this share of the batch's width begin another."""
+
+
 def padded_width(tokens: int) -> int:
     """Return the width of a batch whose longest text has `tokens` tokens: >= `ROUND`."""
     return max(-(-tokens // ROUND) * ROUND, ROUND)
@@ -27,6 +34,13 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     start = 0
     while start < len(order):
-        size = max(1, budget // padded_width(lengths[order[start]]))
+        width = padded_width(lengths[order[start]])
+        most = max(1, budget // width)
+        size = 1
+        while size < most and start + size < len(order):
+            narrower = padded_width(lengths[order[start + size]]) <= (1 - PADDING) * width
+            if narrower and size >= FEW:
+                break
+            size += 1
         yield order[start : start + size]
         start += size
