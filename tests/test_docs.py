@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from served import Served
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ["README.md", "README.zh.md"]
@@ -43,6 +44,7 @@ def test_the_readme_commands_run(home: Path, tmp_path: Path) -> None:
     """
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
     lines = [line for block in blocks for line in block.splitlines() if "bin/youju" in line]
+    lines.remove(".venv/bin/youju serve")  # it ends with the next test's client
     assert len(lines) >= 3
     shutil.copytree(ROOT / "samples/corpus/hr", tmp_path / "Documents/handbook")
     command = tmp_path / ".venv/bin/youju"
@@ -60,6 +62,22 @@ def test_the_readme_commands_run(home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "4 added" in done.stdout
     assert '"refused": false' in done.stdout
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readme_client_runs(
+    readme: str, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.S)
+    assert "http://127.0.0.1:8000/v1" in code
+    code = code.replace("http://127.0.0.1:8000", served.url).replace('"handbook"', '"book"')
+    code = code.replace("youju:handbook", "youju:book")
+    (tmp_path / "handbook.md").write_text("# Leave\n\nEverybody gets 25 days of leave a year.\n")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, readme, "exec"), names := {})  # type: ignore[var-annotated]
+    assert "25 days" in capsys.readouterr().out
+    names["client"].vector_stores.delete(names["store"].id)
 
 
 def test_the_demonstration_answers_three_questions_and_refuses_the_fourth(home: Path) -> None:
