@@ -84,11 +84,17 @@ def measure(model: GlmForCausalLM, batch: int, prompt: int, tokens: int) -> floa
     }
 
     def seconds(count: int) -> float:
+        wait()
         begin = time.perf_counter()
         out = model.generate(ids, max_new_tokens=count, min_new_tokens=count, **options)
         if out.shape[1] != prompt + count:
             raise RuntimeError(f"expected {count} new tokens, got {out.shape[1] - prompt}")
+        wait()
         return time.perf_counter() - begin
+
+    def wait() -> None:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
 
     with torch.inference_mode():
         for _ in range(2):  # compiles, and captures the graphs

@@ -254,7 +254,8 @@ class Rag:
         settings = self.settings
         if settings.generator == "chatglm3":
             return _Generator(*make_chatglm3(settings))
-        from rag.chat_models import endpoint_errors, openai_chat_model
+        from rag.chat_models import openai_chat_model
+        from rag.endpoint_errors import endpoint_errors
 
         return _Generator(
             openai_chat_model(settings),

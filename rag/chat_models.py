@@ -1,8 +1,8 @@
 """LangChain chat models: ChatGLM3 in this process, and any OpenAI-compatible endpoint.
 
-This module translates between LangChain's types and ours, and turns an endpoint's faults into
-one-line errors. What is asked, and what becomes of the answer, is rag.prompt's and rag.citations'
-business; how ChatGLM3 generates is rag.glm's. Importing it loads no model and no PyTorch.
+This module translates between LangChain's types and ours. What is asked, and what becomes of the
+answer, is rag.prompt's and rag.citations' business; an endpoint's faults are endpoint_errors.py's;
+how ChatGLM3 generates is rag.glm's. Importing it loads no model and no PyTorch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -36,7 +37,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, PrivateAttr
 
-from rag.errors import ChatError, ConfigError, ModelError, ToolCallError
+from rag.errors import ChatError, ConfigError, EngineClosed, ToolCallError
 
 if TYPE_CHECKING:
     from rag.config import Settings
@@ -65,48 +66,6 @@ def openai_chat_model(settings: Settings) -> BaseChatModel:
         stream_usage=True,
         max_completion_tokens=settings.generator_max_tokens,
     )
-
-
-@contextmanager
-def endpoint_errors(url: str) -> Iterator[None]:
-    """Turn a failing call of the endpoint into a ModelError that says what to check.
-
-    Raises:
-        ModelError: Instead of the client's own errors.
-    """
-    import openai
-
-    try:
-        yield
-    except openai.APITimeoutError as error:
-        raise ModelError(
-            f"The generator at {url} did not answer in time.",
-            do="Raise generator_timeout, or check the server.",
-        ) from error
-    except openai.APIConnectionError as error:
-        raise ModelError(
-            f"Cannot reach the generator at {url}.", do="Check generator_url and the server."
-        ) from error
-    except openai.AuthenticationError as error:
-        raise ModelError(
-            f"The generator at {url} refused the key.", do="Check generator_api_key."
-        ) from error
-    except openai.APIStatusError as error:
-        detail = " ".join(str(error.message).split())[:300]
-        raise ModelError(
-            f"The generator at {url} answered {error.status_code}: {detail}",
-            do="Check generator_model and the server's log.",
-        ) from error
-    except openai.OpenAIError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise ModelError(f"The generator at {url} failed: {detail}.") from error
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # What the client libraries run into when they read a reply of another shape.
-        raise ModelError(
-            f"What answers at {url} is no OpenAI-compatible chat endpoint: its reply cannot be "
-            f"read ({type(error).__name__}).",
-            do="Check generator_url; it usually ends in /v1.",
-        ) from error
 
 
 TOOLS_PROMPT = (
@@ -173,37 +132,60 @@ class ChatGLM3(BaseChatModel):
     streaming: bool = False
 
     _served: ServedGlm | None = PrivateAttr(default=None)
+    _given: weakref.ref[LoadedGlm] | None = PrivateAttr(default=None)  # what `of` was given
     _loading: Any = PrivateAttr(default_factory=threading.Lock)
 
     @classmethod
     def of(cls, loaded: LoadedGlm, **fields: Any) -> ChatGLM3:  # noqa: ANN401  pydantic checks
-        """Return a chat model over a model that is loaded already."""
+        """Return a chat model over a model that is loaded already, and that is kept until `close`.
+
+        After `close` it can be asked again for as long as somebody else keeps `loaded`.
+        """
         from rag.glm.served import ServedGlm
 
         made = cls(model=loaded.name, **fields)
+        made._given = weakref.ref(loaded)
         made._served = ServedGlm(loaded, batch=made.batch_size, queue=made.queue_size)
         return made
 
     def load(self) -> ServedGlm:
-        """Load the model now, if it is not loaded yet.
+        """Load the model now, if it is not loaded yet; after a breakdown, begin anew with it.
 
         Raises:
             ModelError: As `load_chatglm3`.
+            EngineClosed: If it was closed, and the model that `of` was given is gone.
         """
         with self._loading:
-            if self._served is None:
-                from rag.glm.load import load_chatglm3
-                from rag.glm.served import ServedGlm, fitting, look_up
+            served = self._served
+            if served is None or served.engine.broken:
+                from rag.glm.served import ServedGlm
 
-                found = look_up(self.model, download=self.download)
-                dtype, device = fitting(self.dtype, self.device, found.source)
-                adapter = self.adapter or None
-                loaded = load_chatglm3(found.folder, dtype, device, adapter=adapter)
-                self._served = ServedGlm(loaded, batch=self.batch_size, queue=self.queue_size)
-            return self._served
+                loaded = self._loaded() if served is None else served.loaded
+                served = ServedGlm(loaded, batch=self.batch_size, queue=self.queue_size)
+                self._served = served
+            return served
+
+    def _loaded(self) -> LoadedGlm:
+        if self._given is not None:
+            loaded = self._given()
+            if loaded is None:
+                raise EngineClosed(
+                    f"{self.model} was closed, and the model it was made of is gone.",
+                    do="Load it again, and make a new one with ChatGLM3.of.",
+                )
+            return loaded
+        from rag.glm.load import load_chatglm3
+        from rag.glm.served import fitting, look_up
+
+        found = look_up(self.model, download=self.download)
+        dtype, device = fitting(self.dtype, self.device, found.source)
+        return load_chatglm3(found.folder, dtype, device, adapter=self.adapter or None)
 
     def close(self) -> None:
-        """End all requests with EngineClosed; a later one loads the model again."""
+        """End all requests with EngineClosed; a later one loads the model again.
+
+        Dropping the object frees the memory as well, though not at once.
+        """
         with self._loading:
             served, self._served = self._served, None
         if served is not None:
@@ -225,9 +207,9 @@ class ChatGLM3(BaseChatModel):
             kwargs: Bound with them.
 
         Raises:
-            ConfigError: If tool_choice names no tool.
+            ConfigError: If something is no tool, or tool_choice names none.
         """
-        described = [convert_to_openai_tool(tool)["function"] for tool in tools]
+        described = _described(tools)
         _chosen(described, tool_choice)
         return self.bind(tools=described, tool_choice=tool_choice, **kwargs)
 
@@ -303,19 +285,24 @@ class ChatGLM3(BaseChatModel):
                 yield chunk
 
     def _asked(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, given: Mapping[str, Any]
+        self,
+        messages: Sequence[BaseMessage],
+        stop: str | Sequence[str] | None,
+        given: Mapping[str, Any],
     ) -> tuple[list[Turn], Ask]:
         from rag.glm.sampling import Sampling
         from rag.glm.served import Ask
 
         call = {key: value for key, value in given.items() if key not in _NOT_OURS}
-        tools, must = _chosen(call.pop("tools", None) or [], call.pop("tool_choice", None))
+        described = _described(call.pop("tools", None) or [])
+        tools, must = _chosen(described, call.pop("tool_choice", None))
+        stop = self.stop if stop is None else stop
         if "max_new_tokens" in call:
             call["max_tokens"] = call.pop("max_new_tokens")
         if unknown := sorted(call.keys() - set(_PER_CALL)):
             raise ConfigError(
                 f"Unknown option {unknown[0]!r} for ChatGLM3.",
-                do=f"Known: {', '.join(_PER_CALL)}, stop; tools are given with bind_tools.",
+                do=f"Known: {', '.join(_PER_CALL)}, stop, tools, tool_choice.",
             )
         value = {name: call.get(name, getattr(self, name)) for name in _PER_CALL}
         # Who gives a temperature with a call wants it sampled with.
@@ -330,7 +317,7 @@ class ChatGLM3(BaseChatModel):
             sampling=sampling,
             top_logprobs=value["top_logprobs"] if value["logprobs"] else None,
             timeout_s=value["timeout"],
-            stops=stop if stop is not None else self.stop or (),
+            stops=[stop] if isinstance(stop, str) else stop or (),
             tools=[tool["name"] for tool in tools],
             must_call=must,
         )
@@ -380,6 +367,28 @@ class ChatGLM3(BaseChatModel):
                 if error
             ]
         return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _described(tools: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return each tool's name, description and parameters, as the model is told them."""
+    described = []
+    for tool in tools:
+        try:
+            function = convert_to_openai_tool(tool)["function"]
+            named = isinstance(function["name"], str) and function["name"].strip()
+        except (ValueError, TypeError, LookupError) as error:
+            raise _no_tool(tool) from error
+        if not named:
+            raise _no_tool(tool)
+        described.append(function)
+    return described
+
+
+def _no_tool(tool: object) -> ConfigError:
+    return ConfigError(
+        f"{tool!r:.120} is no tool with a name.",
+        do='Expected a function, a class, or {"type": "function", "function": {"name": ...}}.',
+    )
 
 
 def _chosen(

@@ -181,9 +181,20 @@ def test_stop_strings(tmp_path: Path) -> None:
     assert model.invoke("x", stop=["wor", "zzz"]).content == "hello"
     assert "".join(str(part.content) for part in model.stream("x", stop=["o w"])) == "hell"
     assert model.invoke("x").content == "hello world and more"
+    one: Any = "wor"
+    assert model.invoke("x", stop=one).content == "hello"
+    assert model.bind(stop=one).invoke("x").content == "hello"
     model.close()
     with pytest.raises(ConfigError, match="empty"):
         saying(tmp_path / "b", "\nx").invoke("x", stop=[""])
+
+
+def test_with_tools_told_a_stop_string_ends_the_computing(tmp_path: Path) -> None:
+    model = saying(tmp_path, "Yes\n" + "and more of it " * 20).bind_tools([Weather])
+    said = model.invoke("x", stop=["more"])
+    assert said.content == "Yes\n and"
+    assert said.usage_metadata is not None
+    assert said.usage_metadata["output_tokens"] < 30
 
 
 @pytest.mark.parametrize("stop", ["</s>", "<|user|>", "<|observation|>"])
@@ -258,6 +269,59 @@ def test_a_tool_call(tmp_path: Path) -> None:
     assert [(c["name"], c["args"]) for c in whole.tool_calls] == [("Weather", call["args"])]
     assert CALL[8:20] in str(model.invoke("x").content)  # no tools were told: it is text
     model.close()
+
+
+@pytest.mark.parametrize("ending", ["`", ""])  # before the end of the call, and behind it
+def test_a_call_that_is_cut_off_is_invalid(tmp_path: Path, ending: str) -> None:
+    loaded, seen = scripted(tmp_path, "a\ntool_call()<|assistant|>" + CALL, stop="<|observation|>")
+    most = len(seen.reply) - 2 * len(ending)
+    a: Any = {"name": "a", "description": "", "parameters": {}}
+    model = ChatGLM3.of(loaded, max_tokens=most).bind_tools([Weather, a])
+    said = model.invoke("x")
+    assert said.response_metadata["finish_reason"] == "length"
+    assert [call["name"] for call in said.tool_calls] == ["a"]
+    (call,) = said.invalid_tool_calls
+    assert call["name"] == "Weather"
+    assert "cut off" in str(call["error"])
+    whole = None
+    for chunk in model.stream("x"):
+        whole = chunk if whole is None else whole + chunk  # type: ignore[assignment]
+    assert isinstance(whole, AIMessageChunk)
+    assert whole.response_metadata["finish_reason"] == "length"
+    assert [call["name"] for call in whole.tool_calls] == ["a"]
+    assert [call["name"] for call in whole.invalid_tool_calls] == ["Weather"]
+    done = model.invoke("x", max_tokens=most + 3)
+    assert done.response_metadata["finish_reason"] == "tool_calls"
+    assert len(done.tool_calls) == 2
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        Weather,
+        {"name": "Weather", "description": "w", "parameters": {}},
+        {"type": "function", "function": {"name": "Weather"}},
+    ],
+)
+def test_tools_of_a_single_call(tmp_path: Path, tool: Any) -> None:
+    loaded, seen = scripted(tmp_path, CALL, stop="<|observation|>")
+    model = ChatGLM3.of(loaded)
+    assert [call["name"] for call in model.invoke("x", tools=[tool]).tool_calls] == ["Weather"]
+    assert model.bind_tools([tool]).invoke("x").tool_calls
+    assert seen.asked[0] == seen.asked[1]
+    model.close()
+
+
+@pytest.mark.parametrize(
+    "tool", [{"type": "function"}, {"type": "file_search"}, {"x": 1}, 5,
+             {"type": "function", "function": {"parameters": {}}},
+             {"type": "function", "function": {"name": ""}}],
+)  # fmt: skip
+def test_what_is_no_tool_is_refused(model: ChatGLM3, tool: Any) -> None:
+    with pytest.raises(ConfigError, match="no tool with a name"):
+        model.invoke("x", tools=[tool])
+    with pytest.raises(ConfigError, match="no tool with a name"):
+        model.bind_tools([tool])
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rag.glm.keys import SCALE_SUFFIX
 from rag.glm.load import load_chatglm3
 from rag.glm.packing import Bits, pack
 from rag.glm.quantize import quantize
-from rag.glm.quantized_linear import QuantizedLinear
+from rag.glm.quantized_linear import MANY_ROWS, QuantizedLinear, TorchProduct
 
 WIDE = replace(SMALL, hidden=256, intermediate=384, heads=4, groups=2, head_dim=64)
 """Sizes that 128 divides: several groups in a row."""
@@ -294,13 +294,26 @@ def test_lora_goes_into_the_original_first(tmp_path: Path) -> None:
         load_chatglm3(tmp_path / "q", adapter=tmp_path / "lora")
 
 
+@pytest.mark.parametrize("rows", [1, MANY_ROWS, MANY_ROWS + 1])
+def test_the_gpu_way_rounds_no_8_bit_scale(rows: int) -> None:
+    # One column of weights that are exactly 127 scales: rounding is that of the scales alone.
+    weight = torch.linspace(1.0, 2.0, 96)[:, None].repeat(1, 32) * (torch.arange(32) == 5)
+    packed = pack(weight, 8)
+    product = TorchProduct(packed, torch.device("cpu"))
+    found = product(torch.ones(rows, 32)).double()
+    expected = packed.weight(torch.float32)[:, 5].double().expand(rows, -1)
+    assert found.shape == expected.shape
+    assert float((found / expected - 1).abs().max()) < 1e-6  # of bfloat16 it would be 2e-3
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("rows", [3, MANY_ROWS, MANY_ROWS + 1])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_gpu_multiplies_the_same_numbers(bits: int) -> None:
+def test_a_gpu_multiplies_the_same_numbers(bits: int, rows: int) -> None:
     packed = pack(torch.randn(256, 512, generator=torch.Generator().manual_seed(0)),
                   8 if bits == 8 else 4)  # fmt: skip
     layer = QuantizedLinear(packed, None, "cuda")
-    states = torch.randn(3, 512)
+    states = torch.randn(rows, 512)
     expected = states @ packed.weight(torch.float32).T
     assert relative(layer(states.to("cuda")).float().cpu(), expected) < 0.02
 

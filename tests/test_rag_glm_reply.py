@@ -83,6 +83,84 @@ def test_an_unknown_tool_is_told_and_not_called(small: ChatGLM3Tokenizer) -> Non
         call.parameters()
 
 
+@pytest.mark.parametrize("name", ["2d_plot", "-x", "my tool", "工具", "n" * 64, "搜索 web"])
+@pytest.mark.parametrize("behind", ["", " "])
+def test_a_tool_is_known_by_whatever_name_it_was_told(
+    small: ChatGLM3Tokenizer, name: str, behind: str
+) -> None:
+    text, (call,) = read(small, f"{name}{behind}\n" + tool_call({"x": 1}), tools=["a", name])
+    assert (text, call.name, call.parameters()) == ("", name, {"x": 1})
+
+
+def test_an_unknown_tool_may_begin_with_a_digit(small: ChatGLM3Tokenizer) -> None:
+    _, (call,) = read(small, "3d_plot\n" + tool_call({"x": 1}), tools=["2d_plot"])
+    assert (call.name, call.known) == ("3d_plot", False)
+
+
+def pushed(tokenizer: ChatGLM3Tokenizer, text: str, **how: Any) -> list[str]:
+    """What each letter of an answer lets through."""
+    reader = ReplyReader(tokenizer, **how)
+    ids = [id_ for letter in text for id_ in tokenizer.encode(letter)[1:]]
+    assert len(ids) == len(text)
+    return [reader.push(id_) for id_ in ids]
+
+
+@pytest.mark.parametrize(
+    "text",  # the last letter tells that it is text
+    [
+        "Yes,",
+        "Yes\nb",
+        "Yes\n\nb",
+        "Yes\n``x",
+        "Yes\n```py\nx",
+        "Yes\n```python\ntool_calls",
+        "Yes\ntool_callx",
+        "n" * 65,
+    ],
+)
+def test_text_streams_as_soon_as_it_can_be_no_call(small: ChatGLM3Tokenizer, text: str) -> None:
+    assert pushed(small, text, tools=["tool"]) == [""] * (len(text) - 1) + [text]
+    assert pushed(small, text + "x", tools=["tool"])[-1] == "x"
+
+
+@pytest.mark.parametrize("space", [" ", "\n"])
+def test_endless_white_space_is_not_held_for_ever(small: ChatGLM3Tokenizer, space: str) -> None:
+    reader = ReplyReader(small, tools=["tool"], stops=[space * 9])
+    for id_ in ids_of(small, "Yes\n" + space * 200):
+        reader.push(id_)
+    assert reader.stopped
+
+
+LINES = st.lists(
+    st.sampled_from(["Yes", "tool", "tools", "2", "a b", "你", " ", "", "```python", "`", "```"])
+    | st.text(alphabet="ab` _", max_size=6),
+    max_size=6,
+).map("\n".join).filter(lambda text: text.partition("\n")[0].strip() != "tool")  # fmt: skip
+
+
+@given(LINES, st.lists(st.sampled_from(["\n", "a", "```", "s\n", "b b", "你"]), max_size=2))
+def test_tools_change_nothing_in_text_and_where_it_stops(
+    small: ChatGLM3Tokenizer, text: str, stops: list[str]
+) -> None:
+    plain, told = ReplyReader(small, stops=stops), ReplyReader(small, stops=stops, tools=["tool"])
+    made = [
+        "".join([*map(reader.push, small.encode(text)), reader.end()]) for reader in (plain, told)
+    ]
+    assert made[0] == made[1]
+    assert (told.stopped, told.calls) == (plain.stopped, [])
+
+
+def test_a_call_that_is_cut_off(small: ChatGLM3Tokenizer) -> None:
+    for source in ("", "tool_call(x=", tool_call({"x": 1})):
+        reader = ReplyReader(small, tools=["a"])
+        for id_ in ids_of(small, "a\n" + source):
+            reader.push(id_)
+        assert reader.end(cut=True) == ""
+        (call,) = reader.calls
+        with pytest.raises(ToolCallError, match="cut off"):
+            call.parameters()
+
+
 @pytest.mark.parametrize("text", ["Yes\nbecause it is so", "Yes", "a b: c\nd", "x" * 200 + "\ny"])
 def test_text_with_a_short_first_line_stays_text(small: ChatGLM3Tokenizer, text: str) -> None:
     assert read_text(small, text, tools=["weather"]) == (text, [])

@@ -8,6 +8,7 @@ and what that costs: docs/decisions/0010-batching.md.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import sys
 import threading
 import time
@@ -89,8 +90,9 @@ class Engine:
     """A model that answers many requests side by side. Any thread may use it.
 
     At most `batch` requests run and `queue` wait. Its own thread begins with the first request and
-    ends with `close`. Requests that run together do not see each other: what one is given differs
-    from what it would be given alone only by how sums are rounded in larger matrices.
+    ends with `close` or `end`, or when Python does; until then it holds the model. Requests that
+    run together do not see each other: what one is given differs from what it would be given alone
+    only by how sums are rounded in larger matrices.
 
     Args:
         model: `GlmForCausalLM`, in evaluation mode.
@@ -136,7 +138,7 @@ class Engine:
         self._waiting: deque[_Job] = deque()
         self._open = 0  # requests taken and not ended
         self._closed = False
-        self._fault: BaseException | None = None
+        self._fault = ""
         self._thread: threading.Thread | None = None
         # Of the engine's thread alone: running requests are rows 0, 1, ...; behind them the one
         # whose prompt is being read in.
@@ -147,6 +149,11 @@ class Engine:
     def load(self) -> int:
         """Requests that run or wait now."""
         return self._open
+
+    @property
+    def broken(self) -> bool:
+        """Whether its thread ended by a fault; what was asked then has failed, or soon will."""
+        return bool(self._fault)
 
     @property
     def cache_bytes(self) -> int:
@@ -201,17 +208,23 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="glm", daemon=True)
                 self._thread.start()
+                # A thread that is inside PyTorch when Python is torn down aborts the process.
+                atexit.register(self.close)
             self._change.notify()
         return job.generation
 
     def close(self) -> None:
+        """As `end`, and wait for the thread, at most as long as one step takes."""
+        self.end()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def end(self) -> None:
         """End what runs and waits with EngineClosed, and the thread; it may be called again."""
         with self._change:
             self._closed = True
             self._change.notify()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
 
     # -- the engine's thread -----------------------------------------------------------------------
 
@@ -221,9 +234,10 @@ class Engine:
                 while self._work():
                     self._step()
         finally:  # closed; or a fault that nobody foresaw, which must leave no one waiting
-            self._fault = sys.exc_info()[1]
+            self._fault = _in_flight()
             with self._change:
                 self._closed = True
+                atexit.unregister(self.close)
                 jobs = [*self._running, *self._waiting]
                 jobs += [self._filling] if self._filling else []
                 self._waiting.clear()
@@ -233,9 +247,7 @@ class Engine:
             self._cache.clear()  # last: a device that broke down refuses even this
 
     def _why_closed(self) -> str:
-        if self._fault is None:
-            return "The model was closed."
-        return f"The model broke down: {type(self._fault).__name__}: {self._fault}."
+        return f"The model broke down: {self._fault}." if self._fault else "The model was closed."
 
     def _work(self) -> bool:
         """Wait for something to do; False if there will be nothing any more."""
@@ -423,6 +435,12 @@ class Engine:
         with self._change:
             self._open -= 1
         job.generation.deliver(end)
+
+
+def _in_flight() -> str:
+    """What is being raised, in words: the error itself holds on to what its frames computed."""
+    error = sys.exc_info()[1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}" if error else ""
 
 
 def _named(error: Exception) -> YoujuError:

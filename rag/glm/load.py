@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import GlmForCausalLM
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class LoadedGlm:
     """A model ready to run.
 

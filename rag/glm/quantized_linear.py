@@ -24,6 +24,9 @@ fast, and an error of a twentieth of the weights' own. 0: the input stays as it 
 _GROUPS = (32, 64, 128, 256)
 """Columns that may share a scale in PyTorch's 4-bit kernel."""
 
+MANY_ROWS = 16
+"""With more vectors at once, 8-bit numbers become a bfloat16 matrix first, on a GPU."""
+
 
 class QuantizedLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Weights of 8 or 4 bits on one device; it cannot be moved, trained or saved.
@@ -49,9 +52,9 @@ class QuantizedLinear(torch.nn.Module):  # type: ignore[misc]  # torch is untype
         self.bits = packed.bits
         self.register_buffer("bias", bias, persistent=False)
         if torch.device(device).type == "cpu":
-            self._product: _OpenVinoProduct | _TorchProduct = _OpenVinoProduct(packed)
+            self._product: _OpenVinoProduct | TorchProduct = _OpenVinoProduct(packed)
         else:
-            self._product = _TorchProduct(packed, torch.device(device))
+            self._product = TorchProduct(packed, torch.device(device))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return (..., n) in the dtype of `states`, which is (..., k)."""
@@ -144,8 +147,13 @@ def _graph(openvino: Any, packed: Packed) -> Any:  # noqa: ANN401  an untyped li
     return openvino.Model([product], [states], "linear")
 
 
-class _TorchProduct:
-    """x @ weight.T by PyTorch's weight-only kernels, in bfloat16."""
+class TorchProduct:
+    """x @ weight.T by PyTorch's weight-only kernels, in bfloat16; 8-bit scales stay float32.
+
+    Args:
+        packed: (n, k).
+        device: Where the product is computed.
+    """
 
     def __init__(self, packed: Packed, device: torch.device) -> None:
         self._bits: int = packed.bits
@@ -154,7 +162,8 @@ class _TorchProduct:
         scale = packed.scale.to(device, torch.bfloat16)
         if packed.bits == 8:
             self._numbers = packed.numbers.to(device)
-            self._scale = scale[:, 0].contiguous()
+            self._scale = packed.scale[:, 0].to(device, torch.float32)
+            self._ones = torch.ones(packed.numbers.shape[0], dtype=torch.bfloat16, device=device)
         elif self._group in _GROUPS and not (packed.columns % 128 or packed.numbers.shape[0] % 8):
             # The kernel takes two numbers a byte, the even column in the high half.
             swapped = (packed.numbers >> 4) | (packed.numbers << 4)
@@ -166,9 +175,15 @@ class _TorchProduct:
             self._numbers = packed.weight(torch.bfloat16).to(device)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return (m, n), float32 or bfloat16, for rows (m, k) of any floating type."""
         rows = rows.to(torch.bfloat16)
         if self._bits == 8:
-            return torch.ops.aten._weight_int8pack_mm(rows, self._numbers, self._scale)
+            # A row's scale can be multiplied last; bfloat16 holds the numbers themselves exactly.
+            if len(rows) > MANY_ROWS:
+                product = torch.nn.functional.linear(rows, self._numbers.to(torch.bfloat16))
+            else:
+                product = torch.ops.aten._weight_int8pack_mm(rows, self._numbers, self._ones)
+            return product * self._scale
         if self._bits == 4:
             return torch.ops.aten._weight_int4pack_mm(rows, self._numbers, self._group, self._scale)
         return torch.nn.functional.linear(rows, self._numbers)

@@ -23,8 +23,10 @@ MOST_CALL_CHARS = 100_000
 MOST_NAME = 64
 """Characters of a tool's name; a longer first line is text."""
 
-_NAME = re.compile(r"[^\W\d][\w.-]{0,63}")
+_NAME = re.compile(r"\w[\w.-]{0,63}")
 _FENCED = re.compile(r"\A```[^\n`]*\n(.*?)\n?```\Z", re.DOTALL)
+_FENCE = re.compile(r"```[^\n`]*\n\s*")
+_FENCE_BEGUN = re.compile(r"`{0,2}|```[^\n`]*")
 _WRITTEN = "tool_call("
 
 
@@ -36,20 +38,27 @@ class Call:
         name: The tool's, as written.
         source: Its parameters as written, unparsed.
         known: Whether there is a tool of that name.
+        cut: Whether the answer's limit was reached before its turn ended.
     """
 
     name: str
     source: str
     known: bool = True
+    cut: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters, as JSON has them.
 
         Raises:
-            ToolCallError: If there is no such tool, or they cannot be read.
+            ToolCallError: If there is no such tool, it was cut off, or they cannot be read.
         """
         if not self.known:
             raise ToolCallError(f"The model called an unknown tool: {self.name!r}.")
+        if self.cut:
+            raise ToolCallError(
+                f"The model's call of {self.name!r} was cut off: the answer reached its limit.",
+                do="Raise max_tokens, or shorten the prompt.",
+            )
         return parse_call(self.source)
 
 
@@ -93,7 +102,9 @@ class ReplyReader:
     Attributes:
         calls: Tool calls, complete after `end`.
 
-    Turns that hold text are told apart by a line break.
+    Turns that hold text are told apart by a line break. With tools, a turn is held back as long as
+    it may become a call: its first line while it may be a name, and behind a name that was not told
+    what may be the beginning of `tool_call(`.
     """
 
     def __init__(
@@ -107,7 +118,7 @@ class ReplyReader:
         self._assistant = tokenizer.control["<|assistant|>"]
         self._tools = frozenset(tools)
         self._stops = StopStrings(stops)
-        self._head: str | None = "" if tools else None  # the first line so far; None: behind it
+        self._head: str | None = "" if tools else None  # the turn so far; None: it is known what
         self._name = ""  # of the tool that is being called
         self._call = ""
         self._blank = ""  # white space that is shown only if something follows
@@ -130,40 +141,49 @@ class ReplyReader:
         self._text, self._begun, self._blank = False, False, ""
         return text
 
-    def end(self) -> str:
-        """Return what was held back; the turn is complete."""
-        text = self._read(self._pieces.end()) + self._end_turn()
+    def end(self, *, cut: bool = False) -> str:
+        """Return what was held back; the turn is complete.
+
+        Args:
+            cut: Whether it is not, and ends here because a limit was reached.
+        """
+        text = self._read(self._pieces.end()) + self._end_turn(cut)
         return text + self._trimmed(self._stops.end())
 
     def _read(self, text: str) -> str:
+        if self._name:
+            self._call += text
+            return ""
         if self._head is None:
-            if self._name:
-                self._call += text
-                return ""
             return self._shown(text)
         self._head += text
-        head, line, rest = self._head.partition("\n")
-        if not line and len(head) <= 2 * MOST_NAME and (not head.strip() or _name(head)):
-            return ""
-        if line and (name := _name(head)):
+        line, ended, rest = self._head.partition("\n")
+        name = line.strip()
+        if not ended:
+            if len(line) <= 2 * MOST_NAME and self._may_name(name):
+                return ""
+        elif name in self._tools or (_NAME.fullmatch(name) and _is_written(rest)):
             self._head, self._name, self._call = None, name, rest
+            return ""
+        elif _NAME.fullmatch(name) and _may_be_written(rest):
             return ""
         whole, self._head = self._head, None
         return self._shown(whole)
 
-    def _end_turn(self) -> str:
+    def _may_name(self, begun: str) -> bool:
+        """Whether a first line that is not complete may name a tool, told or not."""
+        named = not begun or _NAME.fullmatch(begun) is not None
+        return named or any(tool.startswith(begun) for tool in self._tools)
+
+    def _end_turn(self, cut: bool) -> str:
         """Settle what a turn was, at its end."""
         if self._head is not None:
             text, self._head = self._head, None
             return self._shown(text)
-        if not self._name:
-            return ""
-        name, source = self._name, self._call
-        self._name = self._call = ""
-        if name in self._tools or _WRITTEN in source:
-            self.calls.append(Call(name, source, name in self._tools))
-            return ""
-        return self._shown(f"{name}\n{source}")  # a short first line of plain text, after all
+        if self._name:
+            self.calls.append(Call(self._name, self._call, self._name in self._tools, cut))
+            self._name = self._call = ""
+        return ""
 
     def _shown(self, text: str) -> str:
         if not self._text:  # what is left out cannot end the text: a turn begins with a line break
@@ -182,9 +202,23 @@ class ReplyReader:
         return kept
 
 
-def _name(head: str) -> str:
-    """The tool that a first line may name, or ""."""
-    return head.strip() if _NAME.fullmatch(head.strip()) else ""
+def _is_written(source: str) -> bool:
+    """Whether it begins as a call does."""
+    return _unfenced(source).startswith(_WRITTEN)
+
+
+def _may_be_written(source: str) -> bool:
+    """Whether it may yet begin as a call does."""
+    if len(source) > 2 * MOST_NAME:
+        return False
+    begun = _FENCE_BEGUN.fullmatch(source.lstrip()) is not None
+    return begun or _WRITTEN.startswith(_unfenced(source))
+
+
+def _unfenced(source: str) -> str:
+    bare = source.lstrip()
+    fence = _FENCE.match(bare)
+    return bare[fence.end() :] if fence else bare
 
 
 def _arguments(source: str) -> dict[str, Any]:

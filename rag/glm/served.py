@@ -7,6 +7,7 @@ business.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,8 @@ class Final:
 
     Attributes:
         calls: Tool calls, in order, unparsed.
-        finish: "stop" (the model ended, or a stop string was met), "tool_calls" or "length".
+        finish: "stop" (the model ended, or a stop string was met), "tool_calls", or "length", and
+            then the last call may be cut off.
         prompt_tokens: Ids of the prompt.
         new_tokens: Ids generated, the one that stopped it included.
     """
@@ -163,7 +165,7 @@ def _tokenizer(name: str, tokenizer: ChatGLM3Tokenizer | None) -> ChatGLM3Tokeni
 
 
 class ServedGlm:
-    """A model, its tokenizer and its engine.
+    """A model, its tokenizer and its engine, which ends when this is closed or dropped.
 
     Args:
         loaded: The model.
@@ -175,6 +177,7 @@ class ServedGlm:
     """
 
     def __init__(self, loaded: LoadedGlm, *, batch: int = 8, queue: int = 32) -> None:
+        self.loaded = loaded
         self.name = loaded.name
         self.context = loaded.shape.context
         self.tokenizer = _tokenizer(loaded.name, loaded.tokenizer)
@@ -183,6 +186,9 @@ class ServedGlm:
             loaded.model, stop_ids=stop_ids, context=self.context, prefix=loaded.prefix,
             batch=batch, queue=queue,
         )  # fmt: skip
+        # The engine's thread holds the engine and the weights, and knows nothing of this object.
+        # Nobody is kept waiting for that thread here; at exit the engine itself sees to it.
+        weakref.finalize(self, self.engine.end).atexit = False
 
     def answer(self, turns: Sequence[Turn], ask: Ask) -> Generator[Piece | Final, None, None]:
         """Answer a chat: pieces as they come, then how it ended.
@@ -251,12 +257,13 @@ class _Reading:
         return Piece(self._reader.push(token.id), (token,))
 
     def close(self, generation: Generation) -> Iterator[Any]:
-        text = self._reader.end()
+        end = generation.end
+        cut = end is not None and end.reason == "length"
+        text = self._reader.end(cut=cut)
         if text:
             yield Piece(text)
-        end = generation.end
         count = self._count + (end is not None and end.stop_id is not None)
-        finish = "length" if end is not None and end.reason == "length" else "stop"
-        if self._reader.calls:
-            finish = "tool_calls"
+        finish = "tool_calls" if self._reader.calls else "stop"
+        if cut and not self.stopped:
+            finish = "length"
         yield Final(tuple(self._reader.calls), finish, len(self.request.ids), count)
