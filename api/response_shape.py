@@ -40,6 +40,7 @@ class Draft:
         ignored: Settings of the request that have no effect.
         id, message_id, search_id: Of the response and its items.
         created_at: Unix seconds.
+        holders: Ids of the stores that hold the files of the citations, by the files' ids.
     """
 
     body: ResponseCreate
@@ -49,6 +50,7 @@ class Draft:
     message_id: str = field(default_factory=lambda: new_id("msg_"))
     search_id: str = field(default_factory=lambda: new_id("fs_"))
     created_at: int = field(default_factory=lambda: int(time.time()))
+    holders: Mapping[str, str] = field(default_factory=dict)
 
     def begun(self) -> ResponseShown:
         """Return the response as it is before there is an answer."""
@@ -82,7 +84,8 @@ class Draft:
     ) -> ResponseShown:
         """Return the finished response of an answer from documents."""
         account = account_of(answer, self.asked, self.ignored)
-        message = self.message(answer.text, citations(answer), cut=answer.finish == "length")
+        cited = citations(answer, self.holders)
+        message = self.message(answer.text, cited, cut=answer.finish == "length")
         items: list[FileSearchCall | OutputMessage] = [message]
         if search_call is not None:
             items.insert(0, search_call)
@@ -156,8 +159,13 @@ def account_of(answer: Answer, asked: Asked, ignored: list[str]) -> Account:
     )
 
 
-def citations(answer: Answer) -> list[FileCitation]:
-    """Return an answer's citations with the places of their marks, in the order of the marks."""
+def citations(answer: Answer, holders: Mapping[str, str]) -> list[FileCitation]:
+    """Return an answer's citations with the places of their marks, in the order of the marks.
+
+    Args:
+        answer: Whose they are.
+        holders: Ids of the stores that hold the cited files, by the files' ids.
+    """
     places: dict[int, int] = {}
     for match in _MARK.finditer(answer.text):
         places.setdefault(int(match[1]), match.start())
@@ -172,6 +180,7 @@ def citations(answer: Answer) -> list[FileCitation]:
                 end=cited.end,
                 page=cited.page,
                 score=cited.score,
+                vector_store_id=holders.get(cited.file_id),
             ),
         )
         for number, cited in enumerate(answer.citations, 1)

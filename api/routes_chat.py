@@ -211,10 +211,11 @@ def _annotations(chat: _Chat, made: Answer | Said) -> list[ChatAnnotation]:
     if isinstance(made, Said):
         return []
     found = []
-    for number, cited in enumerate(citations(made), 1):
+    store = chat.asked.rows[0].id
+    holders = {cited.file_id: store for cited in made.citations}
+    for number, cited in enumerate(citations(made, holders), 1):
         mark = f"[{number}]"
         place = cited.youju
-        store = chat.asked.rows[0].id
         found.append(
             ChatAnnotation(
                 url_citation=UrlCitation(

@@ -27,7 +27,7 @@ from api.schemas_responses import (
     ResponseShown,
     Usage,
 )
-from api.searching import Wanted, attributes_of, passes
+from api.searching import Wanted, attributes_of, holders_of, passes
 from api.service import Service, service_of
 from rag.answering import AnswerOptions, TextDelta
 from rag.chain import Retrieved
@@ -198,6 +198,7 @@ async def _whole(service: Service, project_id: str, draft: Draft) -> ResponseSho
         elif isinstance(found, Answer):
             made = found
     assert made is not None, "an answerer ends with its answer"
+    draft.holders = await holders_of(service, draft.asked.rows, made)
     usage = await _usage(service, draft, made.text, made.tokens)
     shown = draft.answered(call, made, hits, usage)
     await _keep(service, project_id, draft, shown, made.text, hits, refused=made.refused)
@@ -247,11 +248,12 @@ async def _answered(
             else:
                 made = piece
     assert made is not None, "an answerer ends with its answer"
+    draft.holders = await holders_of(service, draft.asked.rows, made)
     usage = await _usage(service, draft, made.text, made.tokens)
     shown = draft.answered(call, made, hits, usage)
     await _keep(service, project_id, draft, shown, made.text, hits, refused=made.refused)
     cut = made.finish == "length"
-    yield events.close_message(made.text, citations(made), cut=cut) + events.end(shown)
+    yield events.close_message(made.text, citations(made, draft.holders), cut=cut) + events.end(shown)
 
 
 async def _talked(

@@ -11,7 +11,7 @@ from api.batching import Search
 from api.service import Service
 from rag.build import check_embedder
 from rag.filters import Filter, matches
-from rag.schema import Hit, IntArray
+from rag.schema import Answer, Hit, IntArray
 from rag.store.tables import StoreRow
 
 Test = Callable[[Mapping[str, Any]], bool]
@@ -88,6 +88,20 @@ async def attributes_of(
     found: dict[str, dict[str, bool | int | float | str]] = {file_id: {} for file_id in file_ids}
     for row in rows:
         found |= await service.run(service.store_files.attributes, row.id, file_ids)
+    return found
+
+
+async def holders_of(
+    service: Service, rows: Sequence[StoreRow], answer: Answer
+) -> dict[str, str]:
+    """Return the ids of the stores that hold the files that an answer cites, by file id."""
+    file_ids = list({cited.file_id for cited in answer.citations})
+    if len(rows) == 1:
+        return dict.fromkeys(file_ids, rows[0].id)
+    found: dict[str, str] = {}
+    for row in reversed(rows):
+        held = await service.run(service.store_files.attributes, row.id, file_ids)
+        found |= dict.fromkeys(held, row.id)
     return found
 
 
