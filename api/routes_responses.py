@@ -253,7 +253,9 @@ async def _answered(
     shown = draft.answered(call, made, hits, usage)
     await _keep(service, project_id, draft, shown, made.text, hits, refused=made.refused)
     cut = made.finish == "length"
-    yield events.close_message(made.text, citations(made, draft.holders), cut=cut) + events.end(shown)
+    yield events.close_message(made.text, citations(made, draft.holders), cut=cut) + events.end(
+        shown
+    )
 
 
 async def _talked(

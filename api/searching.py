@@ -91,9 +91,7 @@ async def attributes_of(
     return found
 
 
-async def holders_of(
-    service: Service, rows: Sequence[StoreRow], answer: Answer
-) -> dict[str, str]:
+async def holders_of(service: Service, rows: Sequence[StoreRow], answer: Answer) -> dict[str, str]:
     """Return the ids of the stores that hold the files that an answer cites, by file id."""
     file_ids = list({cited.file_id for cited in answer.citations})
     if len(rows) == 1:

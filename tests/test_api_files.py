@@ -113,9 +113,7 @@ def test_a_file_expires(served: Served, client: OpenAI) -> None:
         ("line\u2028break\u202e.txt", "line\\u2028break\\u202e.txt"),
     ],
 )
-def test_names_are_kept_as_far_as_they_are_harmless(
-    client: OpenAI, given: str, kept: str
-) -> None:
+def test_names_are_kept_as_far_as_they_are_harmless(client: OpenAI, given: str, kept: str) -> None:
     file = client.files.create(file=(given, b"text"), purpose="assistants")
     assert file.filename == kept
     assert client.files.retrieve(file.id).filename == kept

@@ -114,9 +114,7 @@ def test_the_name_of_a_store_is_a_model(client: OpenAI, pumps: Filled, question:
     check_citations(client, response, pumps)
 
 
-def test_what_the_extractive_answerer_cannot_follow_is_told(
-    client: OpenAI, pumps: Filled
-) -> None:
+def test_what_the_extractive_answerer_cannot_follow_is_told(client: OpenAI, pumps: Filled) -> None:
     response = client.responses.create(
         model="youju", input=D40, tools=[tool(pumps)], instructions="Answer as a pirate.",
         temperature=0.2, top_p=0.5, metadata={"trace": "7"}, truncation="auto", user="u1",
