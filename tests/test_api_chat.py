@@ -59,7 +59,7 @@ def test_a_question_is_answered_with_citations(
         span = re.fullmatch(r"char=(\d+),(\d+)", place)
         assert span is not None
         assert parsed[int(span[1]) : int(span[2])] == evidence["youju"]["quote"]
-    assert made.to_dict()["youju"]["refused"] is False  # type: ignore[index,call-overload]
+    assert made.to_dict()["youju"]["refused"] is False  # type: ignore[index]
 
 
 def test_a_stream_says_the_same(client: OpenAI, pumps: Filled) -> None:
@@ -83,7 +83,7 @@ def test_a_stream_says_the_same(client: OpenAI, pumps: Filled) -> None:
     assert chunks[-1].usage == whole.usage
     assert all(chunk.usage is None for chunk in chunks[:-1])
     last = chunks[-2].to_dict()
-    assert last["youju"]["refused"] is False  # type: ignore[index,call-overload]
+    assert last["youju"]["refused"] is False  # type: ignore[index]
     cited = chunks[-2].choices[0].delta.to_dict()["annotations"]
     assert cited == [found.to_dict() for found in whole.choices[0].message.annotations or []]
 
@@ -147,7 +147,7 @@ def test_a_chat_goes_on(client: OpenAI, pumps: Filled) -> None:
 def test_a_question_without_evidence_is_refused(client: OpenAI, pumps: Filled) -> None:
     made = client.chat.completions.create(model="youju:chat-pumps", messages=ask(NOWHERE))
     assert made.choices[0].message.annotations == []
-    assert made.to_dict()["youju"]["refused"] is True  # type: ignore[index,call-overload]
+    assert made.to_dict()["youju"]["refused"] is True  # type: ignore[index]
 
 
 def test_what_has_no_effect_is_told(client: OpenAI, pumps: Filled) -> None:
@@ -226,8 +226,8 @@ def test_langchain_uses_the_responses_too(served: Served, pumps: Filled) -> None
 def test_langchain_embeds(served: Served) -> None:
     model = OpenAIEmbeddings(
         model="all-MiniLM-L6-v2",
-        base_url=f"{served.url}/v1",
-        api_key=SecretStr("none"),
+        openai_api_base=f"{served.url}/v1",
+        openai_api_key=SecretStr("none"),
         check_embedding_ctx_length=False,
         max_retries=0,
     )

@@ -124,7 +124,8 @@ def test_conditions_are_joined(
 
 
 def test_no_condition_keeps_nothing_out(served: Served, pumps: Filled) -> None:
-    for condition in (None, {"conditions": []}, {"logical_operator": "or", "conditions": []}):
+    empty: list[Any] = [None, {"conditions": []}, {"logical_operator": "or", "conditions": []}]
+    for condition in empty:
         answer = ask(served, pumps.id, metadata_condition=condition)
         assert {record["title"] for record in answer.json()["records"]} == ALL
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from openai import APIStatusError, APIResponseValidationError, OpenAI
+from openai import APIResponseValidationError, APIStatusError, OpenAI
 from served import Served
 
 MODEL = "all-MiniLM-L6-v2"

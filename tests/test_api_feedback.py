@@ -32,7 +32,8 @@ def rated(
 
 
 def answer(client: OpenAI, question: str = D40, **more: Any) -> str:
-    return client.responses.create(model="youju:pumps", input=question, **more).id
+    made: Any = client.responses.create(model="youju:pumps", input=question, **more)
+    return str(made.id)
 
 
 def rate(http: httpx.Client, response: str, **body: Any) -> httpx.Response:

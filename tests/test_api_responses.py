@@ -244,7 +244,9 @@ def test_a_long_answer_is_cut_off(client: OpenAI, pumps: Filled) -> None:
     assert response.status == "incomplete"
     assert response.incomplete_details is not None
     assert response.incomplete_details.reason == "max_output_tokens"
-    assert response.output[-1].status == "incomplete"
+    message = response.output[-1]
+    assert isinstance(message, ResponseOutputMessage)
+    assert message.status == "incomplete"
     assert response.max_output_tokens == 3
 
 
@@ -294,7 +296,8 @@ def test_a_stream_has_the_standard_events_in_order(client: OpenAI, pumps: Filled
     assert isinstance(done, ResponseTextDoneEvent)
     assert done.text == whole.output_text
     annotations = [annotation.to_dict() for annotation in said(whole).annotations]
-    assert [event.annotation.to_dict() for event in cited] == annotations
+    streamed: list[Any] = [event.annotation for event in cited]
+    assert [annotation.to_dict() for annotation in streamed] == annotations
     assert [event.annotation_index for event in cited] == list(range(len(cited)))
     added = [event for event in events if isinstance(event, ResponseOutputItemAddedEvent)]
     assert [event.output_index for event in added] == [0, 1]

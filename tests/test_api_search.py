@@ -29,8 +29,8 @@ def pumps(served: Served) -> Filled:
 
 
 def names(client: OpenAI, store: Filled, **options: Any) -> set[str]:
-    options = {"query": ANY, "max_num_results": 50} | options
-    return {hit.filename for hit in client.vector_stores.search(store.id, **options)}
+    wanted: Any = {"query": ANY, "max_num_results": 50} | options
+    return {hit.filename for hit in client.vector_stores.search(store.id, **wanted)}
 
 
 def test_a_passage_has_its_place(client: OpenAI, pumps: Filled) -> None:
@@ -150,7 +150,7 @@ def test_several_queries_give_the_best_of_each(client: OpenAI, pumps: Filled) ->
     queries = ["How much does the D60 weigh?", "陪产假可以休多少天？"]
     page = client.vector_stores.search(pumps.id, query=queries, max_num_results=4)
     assert {"d60.md", "假期.md"} <= {hit.filename for hit in page.data}
-    places = [(hit.file_id, hit.to_dict()["place"]["start"]) for hit in page.data]  # type: ignore[index,call-overload]
+    places = [(hit.file_id, hit.to_dict()["place"]["start"]) for hit in page.data]  # type: ignore[index]
     assert len(places) == len(set(places))
     single: dict[str, float] = {}
     for query in queries:

@@ -101,8 +101,8 @@ def test_every_block_runs(
         said += capsys.readouterr().out
     names["client"].close()
     for expected in (
-        "1 completed, 1 failed", '"filename": "d60.md"', "185 kg", "240 kg", "12 天", "data: [DONE]",
-        "2 vectors of 384", '"title": "d60.md"', "\n401\n", "insufficient_scope",
+        "1 completed, 1 failed", '"filename": "d60.md"', "185 kg", "240 kg", "12 天",
+        "data: [DONE]", "2 vectors of 384", '"title": "d60.md"', "\n401\n", "insufficient_scope",
     ):  # fmt: skip
         assert expected in said, said
 
