@@ -43,8 +43,10 @@ class Shell:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            self._groups.append(started.pid)
             status = started.wait(120)
+            with suppress(ProcessLookupError):  # unless it left something in the background
+                os.killpg(started.pid, 0)
+                self._groups.append(started.pid)
             output.seek(0)
             said = output.read().decode()
         assert status == 0, f"{block}\n{said}"
