@@ -6,6 +6,7 @@ the work at the next piece; their searches go through the batcher with everybody
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -161,14 +162,28 @@ def needs_generator(service: Service) -> None:
 
 
 async def _pieces(service: Service, make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
-    """Take an iterator's steps in worker threads, one at a time; close it in the end."""
+    """Take an iterator's steps in worker threads, one at a time; close it in the end.
+
+    A task that is cancelled leaves a step running in its thread: closing waits for that.
+    """
     steps: Any = make()
+    one = threading.Lock()
+
+    def step() -> T | None:
+        with one:
+            found: T | None = next(steps, None)
+            return found
+
+    def close() -> None:
+        with one:
+            steps.close()
+
     try:
         while True:
-            piece = await service.run_long(next, steps, None)
+            piece = await service.run_long(step)
             if piece is None:
                 return
             yield piece
     finally:
         with CancelScope(shield=True):
-            await to_thread.run_sync(steps.close)
+            await to_thread.run_sync(close)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,24 @@ class Served:
 
     url: str
     home: Path
+    _clients: list[OpenAI] = field(default_factory=list)
 
     def client(self, key: str = "none", **options: Any) -> OpenAI:
         """Return the official client, which refuses any answer that is not of its own types."""
-        return OpenAI(
+        client = OpenAI(
             base_url=f"{self.url}/v1",
             api_key=key,
             max_retries=0,
             _strict_response_validation=True,
             **options,
         )
+        self._clients.append(client)
+        return client
+
+    def close_clients(self) -> None:
+        """Close the connections of all clients, which would otherwise warn when they go."""
+        for client in self._clients:
+            client.close()
 
     def http(self, key: str = "") -> httpx.Client:
         """Return a plain HTTP client."""
@@ -59,7 +67,11 @@ def serving(home: Path, **settings: Any) -> Iterator[Served]:
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
         _wait_until_ready(url, thread)
-        yield Served(url, home)
+        running = Served(url, home)
+        try:
+            yield running
+        finally:
+            running.close_clients()
     finally:
         server.should_exit = True
         thread.join(20)
