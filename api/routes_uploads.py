@@ -19,7 +19,7 @@ from api.schemas_files import (
     show_upload,
 )
 from api.service import Service, service_of
-from rag.errors import TooLarge, UsageError
+from rag.errors import TooLarge
 from rag.store.files import NewFile
 from rag.store.ids import new_id
 from rag.store.uploads import UploadState
@@ -67,13 +67,6 @@ async def add_part(
     incoming = await service.run(service.files.blobs.receive, part_id)
     try:
         await read_form(request, incoming, file_field="data", max_bytes=PART_BYTES, run=service.run)
-        received = await service.run(service.uploads.received, upload)
-        if received + incoming.size > upload.row.bytes:
-            raise UsageError(
-                f"data: with this part the upload has {received + incoming.size:,} bytes; "
-                f"{upload.row.bytes:,} were announced.",
-                do="Start a new upload with the right number.",
-            )
         row = await service.run(service.uploads.add_part, upload, part_id, incoming)
     except BaseException:
         incoming.discard()

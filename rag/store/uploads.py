@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from rag.errors import UsageError
 from rag.store.blobs import Incoming
@@ -45,7 +45,7 @@ class Uploads:
         """Announce a file of so many bytes.
 
         Raises:
-            QuotaError: If the project has no room for it.
+            QuotaError: If the project has no room for it beside its other pending uploads.
         """
         now = int(time.time())
         row = UploadRow(
@@ -61,7 +61,14 @@ class Uploads:
             file_expires_after=new.expires_after,
         )
         with self._db.write() as session:
-            self._files.check_room(session, new.project_id, size)
+            coming = session.scalar(
+                select(func.coalesce(func.sum(UploadRow.bytes), 0)).where(
+                    UploadRow.project_id == new.project_id,
+                    UploadRow.status == "pending",
+                    UploadRow.expires_at > now,
+                )
+            )
+            self._files.check_room(session, new.project_id, size + (coming or 0))
             session.add(row)
             session.flush()
             session.expunge(row)
@@ -77,12 +84,6 @@ class Uploads:
             session.expunge_all()
         expired = row.status == "pending" and row.expires_at <= time.time()
         return UploadState(row, "expired" if expired else row.status, file)
-
-    def received(self, upload: UploadState) -> int:
-        """Return the bytes of all its parts so far."""
-        with self._db.read() as session:
-            query = select(UploadPartRow.bytes).where(UploadPartRow.upload_id == upload.row.id)
-            return sum(session.scalars(query))
 
     def add_part(self, upload: UploadState, part_id: str, incoming: Incoming) -> UploadPartRow:
         """Record a part that was received under the name `part_id`.
@@ -102,6 +103,14 @@ class Uploads:
             now = session.get(UploadRow, upload.row.id, with_for_update=True)
             if now is None or now.status != "pending":
                 raise _not_pending(upload.row.id, "gone" if now is None else now.status)
+            others = select(UploadPartRow.bytes).where(UploadPartRow.upload_id == upload.row.id)
+            received = sum(session.scalars(others)) + incoming.size
+            if received > now.bytes:
+                raise UsageError(
+                    f"data: with this part the upload has {received:,} bytes; "
+                    f"{now.bytes:,} were announced.",
+                    do="Start a new upload with the right number.",
+                )
             session.add(row)
             session.flush()
             session.expunge(row)
