@@ -6,6 +6,7 @@ the work at the next piece; their searches go through the batcher with everybody
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -137,14 +138,27 @@ def needs_generator(service: Service) -> None:
 
 
 async def _pieces(service: Service, make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
-    """Take an iterator's steps in worker threads, one at a time; close it in the end."""
+    """Take an iterator's steps in worker threads, one at a time; close it in the end.
+
+    When the task is cancelled, the step in hand goes on in its thread; closing waits for it.
+    """
     steps: Any = make()
+    stepping = threading.Lock()
+
+    def step() -> T | None:
+        with stepping:
+            return next(steps, None)
+
+    def close() -> None:
+        with stepping:
+            steps.close()
+
     try:
         while True:
-            piece = await service.run_long(next, steps, None)
+            piece = await service.run_long(step)
             if piece is None:
                 return
             yield piece
     finally:
         with CancelScope(shield=True):
-            await to_thread.run_sync(steps.close)
+            await to_thread.run_sync(close)

@@ -130,7 +130,8 @@ def test_unknown_fields_are_named(http: httpx.Client, store: str) -> None:
 def test_a_bad_filter_is_named(http: httpx.Client, store: str, bad: dict[str, Any]) -> None:
     body = json.dumps({"query": "weigh", "filters": bad})
     answer = http.post(f"/v1/vector_stores/{store}/search", content=body, headers=JSON)
-    assert "filter" in shown(answer, 400, "invalid_filter")["message"]
+    error = shown(answer, 400, "invalid_parameter" if "\ud800" in bad else "invalid_filter")
+    assert "filter" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from(["/v1/responses", "/v1/chat/completions", "/v1/vector_stores"]),
     name=st.sampled_from(
@@ -295,7 +296,7 @@ def test_too_large(tmp_path: Path, converted_models: Path) -> None:
             "/v1/files", content=iter([body, *[b"x" * 50_000] * 10]), headers=FORM
         )
         shown(answer, 413)
-        assert not list((tmp_path / "blobs/incoming").glob("*"))
+        _until(lambda: not list((tmp_path / "blobs/incoming").glob("*")))
         for length in ("99999999999999999999999", "-1", "1e3"):
             assert _raw(
                 served,
@@ -343,7 +344,7 @@ def test_malformed_forms(
 ) -> None:
     headers = {"content-type": content_type.encode("latin-1")}
     shown(http.post("/v1/files", content=body, headers=headers), status)  # type: ignore[arg-type]
-    assert not list((served.home / "blobs/incoming").glob("*"))
+    _until(lambda: not list((served.home / "blobs/incoming").glob("*")))
 
 
 @pytest.mark.parametrize(
@@ -512,7 +513,7 @@ def test_clients_that_leave_give_their_permits_back(hasty: Served) -> None:
             connection.sendall(head.encode() + _FILE[:-2] + b"x" * 5000)
             time.sleep(0.05)
     _until(lambda: _running(hasty) == 0)
-    assert not list((hasty.home / "blobs/incoming").glob("*"))
+    _until(lambda: not list((hasty.home / "blobs/incoming").glob("*")))
     with hasty.http() as http:
         assert http.get("/v1/files").json()["data"] == []
 
@@ -530,7 +531,7 @@ def test_what_is_no_http(hasty: Served) -> None:
 
 
 def test_an_unexpected_fault(
-    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret /srv/path")

@@ -66,13 +66,14 @@ def test_with_a_key_it_listens_to_the_network(home: Path, converted_models: Path
         assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
         assert httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=headers).status_code == 200
         assert served.stop() == 0
-        assert "server" not in served.log.lower().replace("server_error", "")
 
 
 # -- ending ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_it_ends_when_told(home: Path, how: signal.Signals) -> None:
     with serve_process(home, ready=False) as served:
         begin = time.monotonic()
