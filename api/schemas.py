@@ -67,9 +67,7 @@ ObjectId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterV
 
 Limit = Annotated[int, Query(ge=1, le=100, description="At most so many.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By age; desc: newest first.")]
-After = Annotated[
-    PlainText, Query(max_length=64, description="Go on after the object of this id.")
-]
+After = Annotated[PlainText, Query(max_length=64, description="Go on after the object of this id.")]
 Before = Annotated[
     PlainText, Query(max_length=64, description="Go back from the object of this id.")
 ]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -44,7 +45,7 @@ class ServeProcess:
 
 @contextmanager
 def serve_process(
-    home: Path, *arguments: str, ready: bool = True, **settings: str
+    home: Path, *arguments: str, ready: bool = True, **settings: Any
 ) -> Iterator[ServeProcess]:
     """Run `youju serve` on a free port for the length of a `with` block.
 
@@ -55,7 +56,7 @@ def serve_process(
         settings: Settings, as environment variables have them, without YOUJU_.
     """
     environment = {name: value for name, value in os.environ.items() if name[:6] != "YOUJU_"}
-    environment |= {f"YOUJU_{name.upper()}": value for name, value in settings.items()}
+    environment |= {f"YOUJU_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"YOUJU_HOME": str(home), "PYTHONPATH": str(ROOT)}
     number = len(list(home.glob("serve-*.out")))
     out_file, log_file = home / f"serve-{number}.out", home / f"serve-{number}.log"
@@ -97,6 +98,6 @@ def _address(running: subprocess.Popen[bytes], out_file: Path, log_file: Path) -
         found = re.search(r"http://\S+(?=/v1)", out_file.read_text())
         if found:
             return found[0]
-        assert running.poll() is None, log_file.read_text()
+        assert running.poll() is None, (running.returncode, log_file.read_text())
         time.sleep(0.05)
     raise AssertionError("the server did not say where it listens")
