@@ -2,7 +2,8 @@
 
 A key comes as `Authorization: Bearer sk-youju-...`. As long as no key was ever made, everything is
 open, and the server listens to its own machine only; then it also refuses what a page of another
-site has a browser send (by the headers Host and Origin), since that comes from this machine, too.
+site has a browser send (by the headers Host, Origin and Sec-Fetch-Site) and what a proxy passes on
+for others, since that comes from this machine, too.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from api.service import Service, service_of
 from rag.store.projects import Access, Keys, Scope
 from rag.store.tables import DEFAULT_PROJECT
 
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1", "[::1]", "testserver"})
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _RANK: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
 _REMEMBERED_S = 1.0
 _MOST_REMEMBERED = 1000
+_LONGEST_KEY = 200  # characters; ours have 52
+_SITE = "sec-fetch-site"  # where a browser says that a request comes from
 _OPEN = Access(DEFAULT_PROJECT, "admin")
 
 bearer = HTTPBearer(auto_error=False, description="A key made by `youju keys create`.")
@@ -61,6 +64,8 @@ class Doorman:
 
     async def access(self, service: Service, key: str) -> Access | None:
         """Return what a key allows, or None."""
+        if len(key) > _LONGEST_KEY:
+            return None
         now = time.monotonic()
         until, known = self._known.get(key, (0.0, None))
         if now < until:
@@ -125,7 +130,9 @@ def _check_local(request: Request) -> None:
     """Refuse what another site's page has a browser of this machine send."""
     host = _hostname(f"//{request.headers.get('host', '')}")
     origin = request.headers.get("origin")
-    if host in LOOPBACK and (origin is None or _hostname(origin) in LOOPBACK):
+    near = request.client is None or request.client.host in LOOPBACK  # else a proxy passed it on
+    own = origin is None or _hostname(origin) in LOOPBACK
+    if near and own and host in LOOPBACK and request.headers.get(_SITE) != "cross-site":
         return
     raise ApiError(
         403,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +22,7 @@ PART_BYTES = 64 * 1024 * 1024
 """Largest part of an upload in parts, as OpenAI has it."""
 
 _FORM_BYTES = 64 * 1024  # what a form adds to the file in it
+_SLOWEST = 1024  # bytes a second that a body must have on average, after the first timeout
 
 
 class Admission:
@@ -31,7 +33,7 @@ class Admission:
         most: Requests at once.
         body_bytes: Largest body of a request that uploads nothing.
         file_bytes: Largest file.
-        timeout_s: Seconds in which more of a body must arrive.
+        timeout_s: Seconds in which more of a body must arrive; on average it must be 1 KiB/s.
         meters: Where refusals are counted.
     """
 
@@ -57,6 +59,9 @@ class Admission:
         if scope["type"] != "http" or scope["path"] in ALWAYS:
             await self._app(scope, receive, send)
             return
+        if "\0" in scope["path"]:  # no object has such a name, and a database may refuse to look
+            await _refuse(send, 404, "No such address.", "unknown_url")
+            return
         if self._free <= 0:
             self._meters.refused.labels("overload").inc()
             await _refuse(
@@ -76,14 +81,16 @@ class Admission:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         seen = 0
-        whole = answered = False
+        whole = answered = started = False
+        begin = time.monotonic()
 
         async def guarded_receive() -> Message:
             nonlocal seen, whole, answered
-            if whole:  # what may still come is that the client goes away
+            if whole or started:  # what may still come is that the client goes away
                 return await receive()
+            left = begin + self._timeout + seen / _SLOWEST - time.monotonic()
             try:
-                message = await asyncio.wait_for(receive(), self._timeout)
+                message = await asyncio.wait_for(receive(), max(0.0, min(left, self._timeout)))
             except TimeoutError:
                 answered = True
                 self._meters.refused.labels("slow").inc()
@@ -99,7 +106,9 @@ class Admission:
             return message
 
         async def guarded_send(message: Message) -> None:
+            nonlocal started
             if not answered:
+                started = True
                 await send(message)
 
         await self._app(scope, guarded_receive, guarded_send)

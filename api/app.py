@@ -103,6 +103,7 @@ def make_app(rag: Rag, meters: Meters) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirection would repeat what the header Host says
         responses=ERRORS,
         generate_unique_id_function=_operation_id,
     )

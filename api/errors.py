@@ -130,6 +130,7 @@ def not_found(what: str, id_: str) -> ApiError:
 
 def error_body(message: str, kind: str, code: str | None, param: str | None) -> dict[str, Any]:
     """Return the body that an error has."""
+    message = _printable(message)
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -151,6 +152,8 @@ def as_api_error(error: errors.YoujuError) -> ApiError:
     )
 
 
+_SHOWN_CHARS = 200  # of a name that a client made up
+
 DIFY_PATH = "/retrieval"
 _DIFY_CODES = {
     "missing_api_key": (403, 1001),
@@ -164,7 +167,7 @@ def answer_with(request: Request, error: ApiError) -> JSONResponse:
     """Return the response for an error, in Dify's shape where Dify asks."""
     if request.url.path == DIFY_PATH:
         status, code = _DIFY_CODES.get(error.code, (error.status, error.status))
-        said = {"error_code": code, "error_msg": error.message}
+        said = {"error_code": code, "error_msg": _printable(error.message)}
         return JSONResponse(said, status, headers=error.headers)
     body = error_body(error.message, error.kind, error.code, error.param)
     return JSONResponse(body, error.status, headers=error.headers)
@@ -186,7 +189,7 @@ def install(app: FastAPI) -> None:
 
     def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return answer_with(request, _explain(error))
+        return answer_with(request, _explain(error, request.headers.get("content-type", "")))
 
     def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -211,14 +214,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, on_anything)
 
 
-def _explain(error: RequestValidationError) -> ApiError:
+def _explain(error: RequestValidationError, content_type: str) -> ApiError:
     """Say in one line which field is wrong, and how."""
     first = error.errors()[0]
     kind, place = first["type"], [str(part) for part in first["loc"]]
     if kind == "json_invalid":
         return ApiError(400, "The body is not valid JSON.", code="invalid_json")
     inside = place[1:] if place and place[0] in ("body", "query", "path", "header") else place
-    param = ".".join(inside) or None
+    if place == ["body"] and kind != "missing" and not _is_json(content_type):
+        return ApiError(
+            415,
+            "Expected a body of type application/json.",
+            code="unsupported_media_type",
+        )
+    param = _printable(".".join(inside)[:_SHOWN_CHARS]) or None
     message = str(first["msg"]).removeprefix("Value error, ")
     if kind == "extra_forbidden":
         return ApiError(
@@ -230,3 +239,13 @@ def _explain(error: RequestValidationError) -> ApiError:
     return ApiError(
         400, f"{param or 'The body'}: {message}.", code="invalid_parameter", param=param
     )
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind[-5:] == "+json")
+
+
+def _printable(text: str) -> str:
+    """Return a text with what no answer can hold (half a surrogate pair) replaced."""
+    return text.encode("utf-8", "replace").decode()

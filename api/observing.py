@@ -101,13 +101,14 @@ class Observed:
             await self._app(scope, receive, send)
             return
         begin = time.perf_counter()
+        told = False  # whether the answer is complete
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
         async def observed_send(message: Message) -> None:
-            nonlocal status
+            nonlocal status, told
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
@@ -115,10 +116,14 @@ class Observed:
                 for name, value in SAFE_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
+            told = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         self._meters.running.inc()
         try:
             await self._app(scope, receive, observed_send)
+        except Exception:  # a fault that was logged and told keeps its connection
+            if not (told and status == 500):
+                raise
         finally:
             self._meters.running.dec()
             spent = time.perf_counter() - begin

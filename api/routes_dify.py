@@ -152,5 +152,5 @@ def _number(value: Any) -> float | None:  # noqa: ANN401
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

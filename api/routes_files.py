@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from urllib.parse import quote
 
@@ -45,6 +46,7 @@ _FORM = {
         },
     }
 }
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _PURPOSES = ("assistants", "user_data")
 _FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
 
@@ -98,8 +100,10 @@ async def get_file(file_id: str, access: Reader, service: ServiceOf) -> FileShow
     response_class=FileResponse,
     responses={200: {"content": {"application/octet-stream": {}}, "description": "Its bytes."}},
 )
-async def get_file_content(file_id: str, access: Reader, service: ServiceOf) -> FileResponse:
-    """Return the bytes of a file as they were uploaded."""
+async def get_file_content(
+    file_id: str, request: Request, access: Reader, service: ServiceOf
+) -> FileResponse:
+    """Return the bytes of a file as they were uploaded; of one range, if the header asks."""
     row = await owned_file(service, access.project_id, file_id)
     if not row.kept:
         raise ApiError(
@@ -108,8 +112,10 @@ async def get_file_content(file_id: str, access: Reader, service: ServiceOf) -> 
             code="content_not_kept",
             param="file_id",
         )
+    _check_range(request.headers.get("range"), row.bytes)
     return FileResponse(
         service.files.blobs.path(row.sha256),
+        stat_result=await service.run(service.files.blobs.stat, row.sha256),
         media_type="application/octet-stream",
         headers={"content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename)}"},
     )
@@ -142,6 +148,26 @@ def forget_file(service: Service, file_id: str) -> None:
             row = service.stores.find(store_id)
             if row is not None:
                 service.stores.open(row).remove_file(file_id)
+
+
+def _check_range(given: str | None, size: int) -> None:
+    """Refuse a header Range that is not one range inside the file.
+
+    Raises:
+        ApiError: 416 telling how long the file is.
+    """
+    if given is None:
+        return
+    found = _RANGE.fullmatch(given)
+    first, last = found.groups() if found else ("", "")
+    begin = int(first) if first else size - int(last or 0)
+    if begin >= size or (first and last and int(last) < begin):
+        raise ApiError(
+            416,
+            f"Range: expected one range of bytes inside the {size:,} of the file.",
+            code="range_not_satisfiable",
+            headers={"content-range": f"bytes */{size}"},
+        )
 
 
 def _purpose(fields: dict[str, str]) -> str:

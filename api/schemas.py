@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 T = TypeVar("T")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Body(BaseModel):
@@ -37,15 +39,22 @@ class ErrorShown(Shown):
     error: ErrorDetail
 
 
-def _no_nul(text: str) -> str:
+def storable(text: str) -> str:
+    """Return a text that every database and every answer can hold.
+
+    Raises:
+        ValueError: If it has a NUL character, or half a surrogate pair.
+    """
     if "\0" in text:
         raise ValueError("a NUL character is not allowed")
+    if _HALF.search(text):
+        raise ValueError("half of a surrogate pair is not allowed")
     return text
 
 
-PlainText = Annotated[str, AfterValidator(_no_nul)]
-MetadataKey = Annotated[str, StringConstraints(max_length=64), AfterValidator(_no_nul)]
-MetadataText = Annotated[str, StringConstraints(max_length=512), AfterValidator(_no_nul)]
+PlainText = Annotated[str, AfterValidator(storable)]
+MetadataKey = Annotated[str, StringConstraints(max_length=64), AfterValidator(storable)]
+MetadataText = Annotated[str, StringConstraints(max_length=512), AfterValidator(storable)]
 Metadata = Annotated[
     dict[MetadataKey, MetadataText],
     Field(max_length=16, description="Up to 16 texts of your own, by name."),
@@ -54,12 +63,14 @@ Attributes = Annotated[
     dict[MetadataKey, bool | int | float | MetadataText],
     Field(max_length=16, description="Up to 16 texts, numbers or booleans that filters can use."),
 ]
-ObjectId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_no_nul)]
+ObjectId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(storable)]
 
 Limit = Annotated[int, Query(ge=1, le=100, description="At most so many.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By age; desc: newest first.")]
-After = Annotated[str, Query(max_length=64, description="Go on after the object of this id.")]
-Before = Annotated[str, Query(max_length=64, description="Go back from the object of this id.")]
+After = Annotated[PlainText, Query(max_length=64, description="Go on after the object of this id.")]
+Before = Annotated[
+    PlainText, Query(max_length=64, description="Go back from the object of this id.")
+]
 
 
 class Listing(Shown, Generic[T]):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
-from api.schemas import Body, ObjectId, PlainText, Shown
+from api.schemas import Body, ObjectId, PlainText, Shown, storable
 from rag.schema import Hit
 
 QueryText = Annotated[PlainText, StringConstraints(min_length=1)]
@@ -24,7 +25,16 @@ _FILTER_SCHEMA: dict[str, Any] = {
     "required": ["type"],
     "examples": [{"type": "eq", "key": "year", "value": 2024}],
 }
-FilterJson = Annotated[dict[str, Any], Field(json_schema_extra=_FILTER_SCHEMA)]
+
+
+def _storable(found: dict[str, Any]) -> dict[str, Any]:
+    storable(json.dumps(found, ensure_ascii=False).replace("\\u0000", "\0"))
+    return found
+
+
+FilterJson = Annotated[
+    dict[str, Any], AfterValidator(_storable), Field(json_schema_extra=_FILTER_SCHEMA)
+]
 
 
 class RankingOptions(Body):

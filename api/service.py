@@ -30,6 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MIB = 1024 * 1024
+_WARM_UP_S = 60.0
 
 
 class Service:
@@ -65,6 +66,7 @@ class Service:
         self._short = anyio.CapacityLimiter(8)
         self._long = anyio.CapacityLimiter(settings.max_answers)
         self._warm = threading.Event()
+        self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
         self.fault = ""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -81,12 +83,14 @@ class Service:
 
     def start(self) -> None:
         """Warm the models up and begin to ingest, both beside the event loop."""
-        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+        self._warming.start()
         if self.settings.ingest_worker:
             self.ingestion.start()
 
     def close(self) -> None:
-        """Stop what runs beside the event loop."""
+        """Stop what runs beside the event loop; a process cannot end while a model is loaded."""
+        if self._warming.is_alive():
+            self._warming.join(_WARM_UP_S)
         if self.settings.ingest_worker:
             self.ingestion.close()
         self.opened.save()

@@ -156,6 +156,17 @@ class Blobs:
         """Return where the blob of a digest is, or would be."""
         return self._folder / sha256[:2] / sha256
 
+    def stat(self, sha256: str) -> os.stat_result:
+        """Return the size and times of a blob.
+
+        Raises:
+            StorageError: If it is not there.
+        """
+        try:
+            return self.path(sha256).stat()
+        except OSError as error:
+            raise disk_error(error, self.path(sha256)) from error
+
     def read(self, sha256: str) -> bytes:
         """Return a blob.
 

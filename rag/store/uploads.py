@@ -46,7 +46,7 @@ class Uploads:
         """Announce a file of so many bytes.
 
         Raises:
-            QuotaError: If the project has no room for it.
+            QuotaError: If the project has no room for it beside its other pending uploads.
         """
         now = int(time.time())
         row = UploadRow(
@@ -62,7 +62,14 @@ class Uploads:
             file_expires_after=new.expires_after,
         )
         with self._db.write() as session:
-            self._files.check_room(session, new.project_id, size)
+            coming = session.scalar(
+                select(func.coalesce(func.sum(UploadRow.bytes), 0)).where(
+                    UploadRow.project_id == new.project_id,
+                    UploadRow.status == "pending",
+                    UploadRow.expires_at > now,
+                )
+            )
+            self._files.check_room(session, new.project_id, size + int(coming or 0))
             session.add(row)
             session.flush()
             session.expunge(row)
@@ -106,7 +113,7 @@ class Uploads:
             size = int(session.scalar(query) or 0) + incoming.size
             if size > announced:
                 raise UsageError(
-                    f"The parts would have {size:,} bytes; {announced:,} were announced.",
+                    f"data: the parts would have {size:,} bytes; {announced:,} were announced.",
                     do="Start a new upload, of the file's real size.",
                 )
             session.add(row)
