@@ -19,7 +19,7 @@ from api.schemas_files import (
     show_upload,
 )
 from api.service import Service, service_of
-from rag.errors import TooLarge, UsageError
+from rag.errors import TooLarge, UploadError
 from rag.store.files import NewFile
 from rag.store.ids import new_id
 from rag.store.uploads import UploadState
@@ -36,6 +36,7 @@ _FORM = {
                     "type": "object",
                     "required": ["data"],
                     "properties": {"data": {"type": "string", "format": "binary"}},
+                    "examples": [{"data": "# Pump\n\n..."}],
                 }
             }
         },
@@ -69,7 +70,7 @@ async def add_part(
         await read_form(request, incoming, file_field="data", max_bytes=PART_BYTES, run=service.run)
         received = await service.run(service.uploads.received, upload)
         if received + incoming.size > upload.row.bytes:
-            raise UsageError(
+            raise UploadError(
                 f"data: with this part the upload has {received + incoming.size:,} bytes; "
                 f"{upload.row.bytes:,} were announced.",
                 do="Start a new upload with the right number.",
