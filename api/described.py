@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from api.examples import EXAMPLES, OTHER_EXAMPLES
+from api.examples import EXAMPLES, OTHER_EXAMPLES, PARAMETERS
 from rag.filters import MAX_KEY_CHARS, MAX_VALUES
 
 Json = dict[str, Any]
@@ -170,6 +170,9 @@ def complete(schema: Json) -> Json:
         schemas[name]["examples"] = examples
     for operation in operations(schema).values():
         _complete_answers(operation)
+        for parameter in operation.get("parameters", []):
+            if parameter["in"] == "path":
+                parameter["example"] = PARAMETERS[parameter["name"]]
     _link(operations(schema))
     _whole_bounds(schemas)
     _whole_bounds(schema["paths"])

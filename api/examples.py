@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-_FILE_ID: Final = "file-019ab3c2d4e5f60718293a4b"
-_STORE_ID: Final = "vs_019ab3c2d5f0a1b2c3d4e5f6"
-_RESPONSE_ID: Final = "resp_019ab3c2e1a2b3c4d5e6f708"
+FILE_ID: Final = "file-019ab3c2d4e5f60718293a4b"
+STORE_ID: Final = "vs_019ab3c2d5f0a1b2c3d4e5f6"
+RESPONSE_ID: Final = "resp_019ab3c2e1a2b3c4d5e6f708"
+BATCH_ID: Final = "vsfb_019ab3c2d6a1b2c3d4e5f607"
+UPLOAD_ID: Final = "upload_019ab3c2d4e5f60718293a4b"
+PART_ID: Final = "part_019ab3c2d4e5f60718293a4b"
 _AT: Final = 1_763_985_600
 _QUOTE: Final = "The D40 weighs 185 kg and needs 230 V."
 _ZH: Final = "员工陪产假为十五天。"
 
 _FILE: Final[dict[str, Any]] = {
-    "id": _FILE_ID,
+    "id": FILE_ID,
     "object": "file",
     "bytes": 81,
     "created_at": _AT,
@@ -24,7 +27,7 @@ _FILE: Final[dict[str, Any]] = {
 }
 _COUNTS: Final = {"in_progress": 0, "completed": 1, "failed": 0, "cancelled": 0, "total": 1}
 _STORE: Final[dict[str, Any]] = {
-    "id": _STORE_ID,
+    "id": STORE_ID,
     "object": "vector_store",
     "created_at": _AT,
     "name": "handbook",
@@ -38,10 +41,10 @@ _STORE: Final[dict[str, Any]] = {
     "metadata": {"team": "service"},
 }
 _STORE_FILE: Final[dict[str, Any]] = {
-    "id": _FILE_ID,
+    "id": FILE_ID,
     "object": "vector_store.file",
     "created_at": _AT,
-    "vector_store_id": _STORE_ID,
+    "vector_store_id": STORE_ID,
     "status": "completed",
     "usage_bytes": 2048,
     "last_error": None,
@@ -53,7 +56,7 @@ _STORE_FILE: Final[dict[str, Any]] = {
 }
 _CITATION: Final[dict[str, Any]] = {
     "type": "file_citation",
-    "file_id": _FILE_ID,
+    "file_id": FILE_ID,
     "filename": "pump.md",
     "index": 39,
     "youju": {
@@ -79,7 +82,7 @@ _FEEDBACK: Final[dict[str, Any]] = {
     "id": "fb_019ab3c2f0a1b2c3d4e5f607",
     "object": "response.feedback",
     "created_at": _AT,
-    "response_id": _RESPONSE_ID,
+    "response_id": RESPONSE_ID,
     "rating": "down",
     "correction": "It weighs 185 kg.",
     "comment": None,
@@ -98,6 +101,16 @@ def _page(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"object": "list", "data": [item], **ends, "has_more": False}]
 
 
+PARAMETERS: Final[dict[str, str]] = {
+    "file_id": FILE_ID,
+    "store_id": STORE_ID,
+    "response_id": RESPONSE_ID,
+    "batch_id": BATCH_ID,
+    "upload_id": UPLOAD_ID,
+    "model_id": "youju",
+}
+"""Of parameters in paths, by name."""
+
 EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "UploadCreate": [
         {
@@ -107,15 +120,15 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
             "purpose": "assistants",
         }
     ],
-    "UploadComplete": [{"part_ids": ["part_019ab3c2d4e5f60718293a4b"]}],
+    "UploadComplete": [{"part_ids": [PART_ID]}],
     "StoreCreate": [
-        {"name": "handbook", "file_ids": [_FILE_ID], "metadata": {"team": "service"}},
+        {"name": "handbook", "file_ids": [FILE_ID], "metadata": {"team": "service"}},
         {"name": "员工手册", "expires_after": {"anchor": "last_active_at", "days": 30}},
     ],
     "StoreUpdate": [{"name": "员工手册（2024）", "metadata": {"department": "人事部"}}],
     "StoreFileCreate": [
         {
-            "file_id": _FILE_ID,
+            "file_id": FILE_ID,
             "attributes": {"year": 2024, "language": "zh"},
             "chunking_strategy": {
                 "type": "static",
@@ -125,8 +138,8 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     ],
     "StoreFileUpdate": [{"attributes": {"year": 2025, "部门": "人事部"}}],
     "BatchCreate": [
-        {"file_ids": [_FILE_ID], "attributes": {"year": 2024}},
-        {"files": [{"file_id": _FILE_ID, "attributes": {"language": "zh"}}]},
+        {"file_ids": [FILE_ID], "attributes": {"year": 2024}},
+        {"files": [{"file_id": FILE_ID, "attributes": {"language": "zh"}}]},
     ],
     "SearchRequest": [
         {"query": "How much does the D40 weigh?", "max_num_results": 5},
@@ -146,7 +159,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         {
             "model": "youju",
             "input": [{"role": "user", "content": "陪产假可以休多少天？"}],
-            "tools": [{"type": "file_search", "vector_store_ids": [_STORE_ID]}],
+            "tools": [{"type": "file_search", "vector_store_ids": [STORE_ID]}],
             "include": ["file_search_call.results"],
         },
     ],
@@ -172,7 +185,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     ],
     "RetrievalRequest": [
         {
-            "knowledge_id": _STORE_ID,
+            "knowledge_id": STORE_ID,
             "query": "陪产假可以休多少天？",
             "retrieval_setting": {"top_k": 3, "score_threshold": 0.5},
             "metadata_condition": {
@@ -185,7 +198,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "Listing_FileShown_": _page(_FILE),
     "UploadShown": [
         {
-            "id": "upload_019ab3c2d4e5f60718293a4b",
+            "id": UPLOAD_ID,
             "object": "upload",
             "bytes": 81,
             "created_at": _AT,
@@ -198,10 +211,10 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     ],
     "PartShown": [
         {
-            "id": "part_019ab3c2d4e5f60718293a4b",
+            "id": PART_ID,
             "object": "upload.part",
             "created_at": _AT,
-            "upload_id": "upload_019ab3c2d4e5f60718293a4b",
+            "upload_id": UPLOAD_ID,
         }
     ],
     "StoreShown": [_STORE],
@@ -210,10 +223,10 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "Listing_StoreFileShown_": _page(_STORE_FILE),
     "BatchShown": [
         {
-            "id": "vsfb_019ab3c2d4e5f60718293a4b",
+            "id": BATCH_ID,
             "object": "vector_store.files_batch",
             "created_at": _AT,
-            "vector_store_id": _STORE_ID,
+            "vector_store_id": STORE_ID,
             "status": "completed",
             "file_counts": _COUNTS,
         }
@@ -232,7 +245,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
             "search_query": ["How much does the D40 weigh?"],
             "data": [
                 {
-                    "file_id": _FILE_ID,
+                    "file_id": FILE_ID,
                     "filename": "pump.md",
                     "score": 0.83,
                     "attributes": {"year": 2024},
@@ -246,7 +259,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     ],
     "ResponseShown": [
         {
-            "id": _RESPONSE_ID,
+            "id": RESPONSE_ID,
             "object": "response",
             "created_at": _AT,
             "completed_at": _AT,
@@ -276,7 +289,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
             "youju": _ACCOUNT,
         }
     ],
-    "ResponseDeleted": [{"id": _RESPONSE_ID, "object": "response", "deleted": True}],
+    "ResponseDeleted": [{"id": RESPONSE_ID, "object": "response", "deleted": True}],
     "ChatShown": [
         {
             "id": "chatcmpl-019ab3c2e1a2b3c4d5e6f708",
@@ -297,8 +310,8 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
                                     "start_index": 39,
                                     "end_index": 42,
                                     "title": "pump.md",
-                                    "url": f"http://localhost:8000/v1/vector_stores/{_STORE_ID}"
-                                    f"/files/{_FILE_ID}/content#char=8,46",
+                                    "url": f"http://localhost:8000/v1/vector_stores/{STORE_ID}"
+                                    f"/files/{FILE_ID}/content#char=8,46",
                                 },
                                 "file_citation": _CITATION,
                             }
@@ -330,7 +343,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
                     "score": 0.71,
                     "title": "员工手册.pdf",
                     "metadata": {
-                        "year": 2024, "file_id": _FILE_ID, "page": 12, "start": 5120, "end": 5130,
+                        "year": 2024, "file_id": FILE_ID, "page": 12, "start": 5120, "end": 5130,
                     },
                 }
             ]
@@ -341,7 +354,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
     "Ready": [{"status": "waiting", "waiting": {"models": "loading"}}],
     "ModelShown": [_MODEL],
     "Listing_ModelShown_": _page(_MODEL),
-    "Deleted": [{"id": _FILE_ID, "object": "file", "deleted": True}],
+    "Deleted": [{"id": FILE_ID, "object": "file", "deleted": True}],
     "ErrorShown": [
         {
             "error": {
@@ -353,7 +366,7 @@ EXAMPLES: Final[dict[str, list[dict[str, Any]]]] = {
         }
     ],
 }  # fmt: skip
-"""By the name of the schema."""
+"""Of bodies, by the name of the schema."""
 
 OTHER_EXAMPLES: Final[dict[tuple[str, str], Any]] = {
     ("create_response", "text/event-stream"): {
