@@ -4,6 +4,8 @@ app.py            puts the application together; nothing happens on import
 service.py        what the routes work with, made once for a process
 routes_*.py       one file for each group of routes, thin
 schemas_*.py      what comes in and goes out, as pydantic models
+described.py      what /openapi.json says beyond what FastAPI knows
+examples.py       an example of every body
 access.py         who asks, and what they may do
 admission.py      how many and how large requests may be
 observing.py      request ids, logs, metrics, security headers

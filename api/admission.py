@@ -68,6 +68,9 @@ class Admission:
                 send, 429, "The server is busy. Try again in a second.", "overloaded", wait=1
             )
             return
+        if "\0" in scope["path"]:
+            await _refuse(send, 400, "The URL holds a NUL character.", "invalid_url")
+            return
         limit = self._limit(scope)
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and len(length) < 19 and int(length) > limit:

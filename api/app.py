@@ -29,6 +29,7 @@ from api import (
     routes_uploads,
 )
 from api.admission import Admission
+from api.described import complete
 from api.errors import install
 from api.observing import Meters, Observed
 from api.schemas import ERRORS
@@ -107,7 +108,7 @@ def make_app(rag: Rag, meters: Meters) -> FastAPI:
         responses=ERRORS,
         generate_unique_id_function=_operation_id,
     )
-    install(app)
+    install(app, [route for router in _ROUTERS for route in router.routes])
     for router in _ROUTERS:
         app.include_router(router)
     static = files("fastapi_offline") / "static"
@@ -125,7 +126,7 @@ def make_app(rag: Rag, meters: Meters) -> FastAPI:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _without_422(described())
+            app.openapi_schema = complete(described())
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -134,13 +135,3 @@ def make_app(rag: Rag, meters: Meters) -> FastAPI:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-def _without_422(schema: dict[str, Any]) -> dict[str, Any]:
-    """Take out the answer that FastAPI adds by itself: here that is a 400."""
-    for path in schema["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-    for name in ("HTTPValidationError", "ValidationError"):
-        schema["components"]["schemas"].pop(name, None)
-    return schema

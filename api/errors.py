@@ -6,7 +6,7 @@ server is told in general words only; the log has the rest under the request's i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
 from api.observing import failed
 from rag import errors
@@ -66,6 +67,7 @@ MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
     errors.CursorError: Meaning(400, INVALID, "invalid_cursor"),
     errors.QuotaError: Meaning(403, "permission_error", "quota_exceeded"),
     errors.TooLarge: Meaning(413, INVALID, "file_too_large"),
+    errors.UploadError: Meaning(400, INVALID, "upload_mismatch"),
     errors.IndexMismatch: Meaning(
         409,
         INVALID,
@@ -173,8 +175,13 @@ def answer_with(request: Request, error: ApiError) -> JSONResponse:
     return JSONResponse(body, error.status, headers=error.headers)
 
 
-def install(app: FastAPI) -> None:
-    """Have the application answer every error in the one shape."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Have the application answer every error in the one shape.
+
+    Args:
+        app: The application.
+        routes: All of its routes; a refused method is told the others of the same path.
+    """
 
     def on_api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -193,13 +200,16 @@ def install(app: FastAPI) -> None:
 
     def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(request, routes))
         known = ApiError(
             error.status_code,
             str(error.detail),
             code={404: "unknown_url", 405: "method_not_allowed"}.get(
                 error.status_code, "http_error"
             ),
-            headers=error.headers,
+            headers=headers,
         )
         return answer_with(request, known)
 
@@ -214,10 +224,19 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, on_anything)
 
 
+def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
+    """Return the methods that the path of a request takes."""
+    found: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
+
+
 def _explain(error: RequestValidationError, content_type: str) -> ApiError:
     """Say in one line which field is wrong, and how."""
-    first = error.errors()[0]
-    kind, place = first["type"], [str(part) for part in first["loc"]]
+    first = _nearest(error.errors())
+    kind, place = first["type"], list(first["loc"])
     if kind == "json_invalid":
         return ApiError(400, "The body is not valid JSON.", code="invalid_json")
     inside = place[1:] if place and place[0] in ("body", "query", "path", "header") else place
@@ -227,7 +246,9 @@ def _explain(error: RequestValidationError, content_type: str) -> ApiError:
             "Expected a body of type application/json.",
             code="unsupported_media_type",
         )
-    param = _printable(".".join(inside)[:_SHOWN_CHARS]) or None
+    if place and place[0] == "body":
+        inside = _fields(inside, error.body, missing=kind == "missing")
+    param = _printable(".".join(map(str, inside))[:_SHOWN_CHARS]) or None
     message = str(first["msg"]).removeprefix("Value error, ")
     if kind == "extra_forbidden":
         return ApiError(
@@ -249,3 +270,24 @@ def _is_json(content_type: str) -> bool:
 def _printable(text: str) -> str:
     """Return a text with what no answer can hold (half a surrogate pair) replaced."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _nearest(found: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return the first error; of a field that may have several forms, the form's that fits best."""
+    first = found[0]["loc"]
+    same = [one for one in found if one["loc"][:2] == first[:2]]
+    return max(same, key=lambda one: len(one["loc"]))
+
+
+def _fields(place: Sequence[str | int], body: Any, *, missing: bool) -> list[str | int]:  # noqa: ANN401
+    """Return a place without the names of our own types, which are no fields of the body."""
+    kept: list[str | int] = []
+    for number, part in enumerate(place):
+        if isinstance(body, dict) and part in body:
+            body = body[part]
+        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
+            body = body[part]
+        elif not (missing and number == len(place) - 1):
+            continue
+        kept.append(part)
+    return kept

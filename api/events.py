@@ -13,6 +13,17 @@ from api.schemas_responses import FileCitation, FileSearchCall, OutputText, Resp
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """Proxies shall pass events on as they come."""
 
+EVENT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "One event of the stream.",
+    "properties": {
+        "event": {"type": "string", "description": "Its name; the same as `type` in its data."},
+        "data": {"type": "string", "description": "JSON; at the end of a chat, `[DONE]`."},
+    },
+    "required": ["data"],
+}
+"""How OpenAPI before 3.2 describes a stream: by one of its events."""
+
 DONE = "data: [DONE]\n\n"
 
 

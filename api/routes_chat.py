@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from api.access import Reader
 from api.answering import Asked, Sources, answer, needs_generator, stores_of_model, talk
 from api.errors import ApiError, as_api_error, error_body
-from api.events import DONE, HEADERS, data_only
+from api.events import DONE, EVENT_SCHEMA, HEADERS, data_only
 from api.gone import unless_gone
 from api.models import check_model, generator_model
 from api.observing import failed
@@ -43,7 +43,7 @@ ServiceOf = Annotated[Service, Depends(service_of)]
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ChatShown,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
         "description": "The answer, or with `stream` its chunks.",
     }
 }

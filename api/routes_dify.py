@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from api.access import Reader
 from api.errors import ApiError
 from api.gone import unless_gone
+from api.schemas import ErrorShown
 from api.schemas_search import (
     MetadataCondition,
     MetadataTest,
@@ -33,8 +34,13 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
         403: "The key is missing (1001) or not valid (1002).",
         404: "There is no such knowledge base (2001).",
         409: "The store cannot be used.",
+        429: "Too many requests; see the header Retry-After.",
+        500: "The server failed.",
+        502: "A model that the server asks failed.",
+        503: "Not possible now; see the header Retry-After.",
     }.items()
 }
+_FAULTS[429]["model"] = RetrievalFault | ErrorShown  # of a full server, in the common shape
 
 
 @router.post("/retrieval", responses=_FAULTS)

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 from api.access import Reader
 from api.errors import ApiError
 from api.models import embedding_model
-from api.schemas import Body, PlainText, Shown
+from api.schemas import NUMBER, Body, PlainText, Shown
 from api.service import Service, service_of
 from rag.schema import FloatArray
 
@@ -29,7 +29,7 @@ class EmbeddingRequest(Body):
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
     model: PlainText
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[int, Field(ge=1), NUMBER] | None = None
     user: PlainText | None = None
     input_type: Literal["passage", "query"] = "passage"
 

@@ -30,7 +30,12 @@ _FORM = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
+                    "additionalProperties": False,
                     "required": ["file", "purpose"],
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": ["assistants", "user_data"]},
@@ -41,7 +46,20 @@ _FORM = {
                             "maximum": 2_592_000,
                         },
                     },
-                }
+                    "examples": [{"file": "# Pump\n\n...", "purpose": "assistants"}],
+                },
+                "encoding": {
+                    "file": {
+                        "contentType": "text/markdown",
+                        "headers": {
+                            "Content-Disposition": {
+                                "description": "Says by the file's name of which kind it is.",
+                                "schema": {"type": "string"},
+                                "example": 'form-data; name="file"; filename="pump.md"',
+                            }
+                        },
+                    }
+                },
             }
         },
     }

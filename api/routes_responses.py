@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from api.access import Reader, Writer
 from api.answering import Asked, Sources, answer, needs_generator, stores_of_model, talk
 from api.errors import ApiError, as_api_error, not_found
-from api.events import HEADERS, ResponseEvents
+from api.events import EVENT_SCHEMA, HEADERS, ResponseEvents
 from api.gone import unless_gone
 from api.models import check_model, generator_model
 from api.observing import failed
@@ -48,7 +48,7 @@ MOST_TURNS = 40
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ResponseShown,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
         "description": "The answer, or with `stream` its events.",
     }
 }

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -48,7 +48,13 @@ async def live() -> Alive:
     return Alive()
 
 
-@router.get("/readyz", responses={503: {"model": Ready, "description": "Not ready."}})
+@router.get(
+    "/readyz",
+    responses={
+        200: {"model": Ready, "description": "Ready."},
+        503: {"model": Ready, "description": "Not ready."},
+    },
+)
 async def ready(service: ServiceOf) -> Response:
     """Say whether requests can be answered now."""
     waiting = await service.run(service.not_ready)
@@ -56,7 +62,11 @@ async def ready(service: ServiceOf) -> Response:
     return JSONResponse(body.model_dump(), 503 if waiting else 200)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "The numbers, in Prometheus' text format."}},
+)
 async def metrics(service: ServiceOf) -> Response:
     """Return numbers for Prometheus; of all processes, where there are several."""
     registry = service.meters.registry

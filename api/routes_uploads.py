@@ -36,6 +36,7 @@ _FORM = {
                     "type": "object",
                     "required": ["data"],
                     "properties": {"data": {"type": "string", "format": "binary"}},
+                    "examples": [{"data": "# Pump\n\n..."}],
                 }
             }
         },

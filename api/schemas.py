@@ -6,7 +6,15 @@ import re
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+)
 
 T = TypeVar("T")
 _HALF = re.compile("[\ud800-\udfff]")
@@ -52,18 +60,47 @@ def storable(text: str) -> str:
     return text
 
 
-PlainText = Annotated[str, AfterValidator(storable)]
+def _number(value: object) -> object:
+    if isinstance(value, str | bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+def _truth(value: object) -> object:
+    if not isinstance(value, bool):
+        raise ValueError("Input should be true or false")
+    return value
+
+
+Flag = Annotated[bool, Strict()]
+NUMBER = BeforeValidator(_number)
+TRUTH = BeforeValidator(_truth)
+"""A body has types: "1" and true are no numbers, 1 is no truth value."""
+
+_PATTERN = r"^[^\u0000]*$"
+_NO_NUL = Field(json_schema_extra={"pattern": _PATTERN})
+_KEYS: dict[str, Any] = {"propertyNames": {"maxLength": 64, "pattern": _PATTERN}}
+
+PlainText = Annotated[str, AfterValidator(storable), _NO_NUL]
 MetadataKey = Annotated[str, StringConstraints(max_length=64), AfterValidator(storable)]
-MetadataText = Annotated[str, StringConstraints(max_length=512), AfterValidator(storable)]
+MetadataText = Annotated[PlainText, StringConstraints(max_length=512)]
 Metadata = Annotated[
     dict[MetadataKey, MetadataText],
-    Field(max_length=16, description="Up to 16 texts of your own, by name."),
+    Field(
+        max_length=16,
+        description="Up to 16 texts of your own, by name.",
+        json_schema_extra=_KEYS,
+    ),
 ]
 Attributes = Annotated[
     dict[MetadataKey, bool | int | float | MetadataText],
-    Field(max_length=16, description="Up to 16 texts, numbers or booleans that filters can use."),
+    Field(
+        max_length=16,
+        description="Up to 16 texts, numbers or booleans that filters can use.",
+        json_schema_extra=_KEYS,
+    ),
 ]
-ObjectId = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(storable)]
+ObjectId = Annotated[PlainText, StringConstraints(min_length=1, max_length=64)]
 
 Limit = Annotated[int, Query(ge=1, le=100, description="At most so many.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By age; desc: newest first.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas import Body, Metadata, PlainText, Shown
+from api.schemas import NUMBER, TRUTH, Body, Flag, Metadata, PlainText, Shown
 from api.schemas_responses import Account, FileCitation, ModelName
 
 
@@ -38,8 +38,8 @@ class ChatMessage(BaseModel):
 class ChatStreamOptions(Body):
     """Whether a last event tells the usage."""
 
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_usage: Flag | None = None
+    include_obfuscation: Flag | None = None
 
 
 class ChatFormat(Body):
@@ -53,27 +53,27 @@ class ChatCreate(Body):
 
     model: ModelName
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
-    stream: bool | None = False
+    stream: Flag | None = False
     stream_options: ChatStreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    n: Literal[1] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000), NUMBER] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000), NUMBER] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), NUMBER] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1), NUMBER] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), NUMBER] | None = None
+    n: Annotated[Literal[1], NUMBER] | None = None
     stop: Annotated[list[PlainText], Field(max_length=0)] | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: Annotated[Literal[False], TRUTH] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     response_format: ChatFormat | None = None
     modalities: list[Literal["text"]] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    parallel_tool_calls: bool | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2), NUMBER] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2), NUMBER] | None = None
+    parallel_tool_calls: Flag | None = None
     reasoning_effort: PlainText | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
-    store: bool | None = None
+    store: Flag | None = None
     metadata: Metadata | None = None
     user: PlainText | None = None
     safety_identifier: PlainText | None = None

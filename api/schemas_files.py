@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from api.schemas import Body, ObjectId, PlainText, Shown
+from api.schemas import NUMBER, Body, ObjectId, PlainText, Shown
 from rag.store.service_tables import FileRow
 from rag.store.uploads import UploadState
 
@@ -32,13 +32,13 @@ class FileExpiry(Body):
     """When a file goes by itself: so many seconds after it was made."""
 
     anchor: Literal["created_at"]
-    seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
+    seconds: Annotated[int, Field(ge=3600, le=2_592_000), NUMBER]
 
 
 class UploadCreate(Body):
     """Announces a file that comes in parts."""
 
-    bytes: Annotated[int, Field(ge=1, description="Of the whole file.")]
+    bytes: Annotated[int, Field(ge=1, description="Of the whole file."), NUMBER]
     filename: Filename
     mime_type: Annotated[PlainText, StringConstraints(max_length=200)]
     purpose: Purpose

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from api.schemas import Body, Metadata, ObjectId, PlainText, Shown
+from api.schemas import NUMBER, TRUTH, Body, Flag, Metadata, ObjectId, PlainText, Shown
 from api.schemas_search import FilterJson, RankingOptions
 
 MOST_STORES = 8
@@ -55,7 +55,7 @@ class FileSearchTool(Body):
     type: Literal["file_search"]
     vector_store_ids: Annotated[list[ObjectId], Field(min_length=1, max_length=MOST_STORES)]
     filters: FilterJson | None = None
-    max_num_results: Annotated[int, Field(ge=1, le=50)] | None = None
+    max_num_results: Annotated[int, Field(ge=1, le=50), NUMBER] | None = None
     ranking_options: RankingOptions | None = None
 
 
@@ -81,7 +81,7 @@ class TextSettings(Body):
 class StreamOptions(Body):
     """Taken and not needed: events are not padded."""
 
-    include_obfuscation: bool | None = None
+    include_obfuscation: Flag | None = None
 
 
 class ResponseCreate(Body):
@@ -94,18 +94,18 @@ class ResponseCreate(Body):
     tools: Annotated[list[FileSearchTool], Field(max_length=1)] | None = None
     tool_choice: Literal["auto", "none", "required"] | FileSearchChoice = "auto"
     include: list[Literal["file_search_call.results"]] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000), NUMBER] | None = None
     metadata: Metadata | None = None
-    stream: bool | None = False
+    stream: Flag | None = False
     stream_options: StreamOptions | None = None
-    store: bool | None = True
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    store: Flag | None = True
+    temperature: Annotated[float, Field(ge=0, le=2), NUMBER] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1), NUMBER] | None = None
     text: TextSettings | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    parallel_tool_calls: bool | None = None
-    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    background: Literal[False] | None = None
+    parallel_tool_calls: Flag | None = None
+    max_tool_calls: Annotated[int, Field(ge=1), NUMBER] | None = None
+    background: Annotated[Literal[False], TRUTH] | None = None
     reasoning: dict[str, Any] | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     user: PlainText | None = None

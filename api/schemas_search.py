@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from api.schemas import Body, ObjectId, PlainText, Shown, storable
+from api.schemas import NUMBER, Body, Flag, ObjectId, PlainText, Shown, storable
 from rag.schema import Hit
 
 QueryText = Annotated[PlainText, StringConstraints(min_length=1)]
@@ -41,7 +41,7 @@ class RankingOptions(Body):
     """How results are ranked. "none" leaves the reranker out, if the server has one."""
 
     ranker: Literal["none", "auto", "default-2024-11-15"] = "auto"
-    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    score_threshold: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.0
 
 
 class SearchRequest(Body):
@@ -49,9 +49,9 @@ class SearchRequest(Body):
 
     query: QueryText | Annotated[list[QueryText], Field(min_length=1, max_length=16)]
     filters: FilterJson | None = None
-    max_num_results: Annotated[int, Field(ge=1, le=50)] = 10
+    max_num_results: Annotated[int, Field(ge=1, le=50), NUMBER] = 10
     ranking_options: RankingOptions | None = None
-    rewrite_query: bool = False
+    rewrite_query: Flag = False
 
 
 class TextContent(Shown):
@@ -94,8 +94,8 @@ class SearchResults(Shown):
 class RetrievalSetting(Body):
     """How much Dify wants."""
 
-    top_k: Annotated[int, Field(ge=1, le=100)]
-    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    top_k: Annotated[int, Field(ge=1, le=100), NUMBER]
+    score_threshold: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.0
 
 
 class MetadataTest(Body):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from api.schemas import Attributes, Body, Metadata, ObjectId, PlainText, Shown
+from api.schemas import NUMBER, Attributes, Body, Metadata, ObjectId, PlainText, Shown
 from rag.store.service_tables import FileBatchRow, StoreFileRow
 from rag.store.store_files import Counts, Entry
 from rag.store.tables import StoreRow
@@ -21,8 +21,8 @@ StoreName = Annotated[PlainText, StringConstraints(max_length=256)]
 class StaticSize(Body):
     """Sizes of chunks in tokens of the embedding model, which reads no more than it can."""
 
-    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)]
-    chunk_overlap_tokens: Annotated[int, Field(ge=0)]
+    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096), NUMBER]
+    chunk_overlap_tokens: Annotated[int, Field(ge=0), NUMBER]
 
     @model_validator(mode="after")
     def _half(self) -> StaticSize:
@@ -51,7 +51,7 @@ class Expiry(Body):
     """A store goes so many days after it was last used."""
 
     anchor: Literal["last_active_at"]
-    days: Annotated[int, Field(ge=1, le=365)]
+    days: Annotated[int, Field(ge=1, le=365), NUMBER]
 
 
 class StoreCreate(Body):

@@ -14,6 +14,7 @@
     │   ├── CursorError                     a place in a list is not in that list
     │   ├── QuotaError                      a project's files take all the room it may have
     │   ├── TooLarge                        a file has more bytes than may be uploaded
+    │   ├── UploadError                     the parts of an upload are not what was announced
     │   └── IndexMismatch                   the store was made by another embedder
     ├── DocumentRejected           exit 1   one file was refused; the others go on
     ├── StorageError               exit 1   the home folder or the database cannot be used now
@@ -102,6 +103,10 @@ class QuotaError(UsageError):
 
 class TooLarge(UsageError):
     """A file has more bytes than may be uploaded."""
+
+
+class UploadError(UsageError):
+    """The parts of an upload are not those, or not as many bytes, as was announced."""
 
 
 class IndexMismatch(UsageError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from rag.errors import StorageError, UsageError
+from rag.errors import StorageError, UploadError, UsageError
 from rag.store.blobs import Incoming
 from rag.store.database import Database
 from rag.store.files import Files, NewFile
@@ -112,7 +112,7 @@ class Uploads:
             )
             size = int(session.scalar(query) or 0) + incoming.size
             if size > announced:
-                raise UsageError(
+                raise UploadError(
                     f"data: the parts would have {size:,} bytes; {announced:,} were announced.",
                     do="Start a new upload, of the file's real size.",
                 )
@@ -126,8 +126,9 @@ class Uploads:
         """Join parts, in the order given, to a file of the project.
 
         Raises:
-            UsageError: If a part is unknown or given twice, the bytes are not as many as announced
-                or not those of the MD5 digest, or the upload is not pending.
+            UploadError: If a part is unknown or given twice, or the bytes are not as many as
+                announced or not those of the MD5 digest.
+            UsageError: If the upload is not pending.
             QuotaError: If the project has no room for it any more.
             StorageError: If it cannot be written.
         """
@@ -137,13 +138,13 @@ class Uploads:
             query = select(UploadPartRow).where(UploadPartRow.upload_id == upload.row.id)
             known = {part.id: part.bytes for part in session.scalars(query)}
         if len(set(part_ids)) != len(part_ids) or not known.keys() >= set(part_ids):
-            raise UsageError(
+            raise UploadError(
                 "part_ids: got a part that is given twice or is not of this upload.",
                 do="Give each part's id once, in the order of the file.",
             )
         size = sum(known[part] for part in part_ids)
         if size != upload.row.bytes:
-            raise UsageError(
+            raise UploadError(
                 f"part_ids: the parts have {size:,} bytes; {upload.row.bytes:,} were announced.",
                 do="Send what is missing, or start a new upload.",
             )
@@ -162,7 +163,7 @@ class Uploads:
                     _pending(session, upload.row.id)
                 raise
             if md5 is not None and _md5(incoming) != md5.lower():
-                raise UsageError(
+                raise UploadError(
                     "md5: the bytes that arrived have another digest.",
                     do="Upload the file again.",
                 )
