@@ -147,8 +147,8 @@ class SearchBatcher:
                 found = [error] * len(group)
             for index, result in zip(group, found, strict=True):
                 results[index] = result
-        for row in rows.values():
-            self._stores.touch(row)
+        for store_id in {searches[group[0]].store_id for group in groups.values()}:
+            self._stores.touch(rows[store_id])
         return results
 
     def _search_store(self, store: Store, searches: Sequence[Search]) -> list[Found | Exception]:

@@ -250,7 +250,7 @@ def test_what_is_wrong_with_an_upload_is_told(client: OpenAI) -> None:
     first = client.uploads.parts.create(upload_, data=b"abc").id
     with pytest.raises(BadRequestError, match="have 3 bytes; 6 were announced"):
         client.uploads.complete(upload_, part_ids=[first])
-    with pytest.raises(BadRequestError, match="with this part the upload has 7 bytes"):
+    with pytest.raises(BadRequestError, match="the parts would have 7 bytes; 6 were announced"):
         client.uploads.parts.create(upload_, data=b"defg")
     second = client.uploads.parts.create(upload_, data=io.BytesIO(b"def")).id
     with pytest.raises(BadRequestError, match="given twice or is not of this upload"):
