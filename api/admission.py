@@ -59,16 +59,13 @@ class Admission:
         if scope["type"] != "http" or scope["path"] in ALWAYS:
             await self._app(scope, receive, send)
             return
-        if "\0" in scope["path"]:  # no object has such a name, and a database may refuse to look
-            await _refuse(send, 404, "No such address.", "unknown_url")
-            return
         if self._free <= 0:
             self._meters.refused.labels("overload").inc()
             await _refuse(
                 send, 429, "The server is busy. Try again in a second.", "overloaded", wait=1
             )
             return
-        if "\0" in scope["path"]:
+        if "\0" in scope["path"]:  # no object has such a name, and a database may refuse to look
             await _refuse(send, 400, "The URL holds a NUL character.", "invalid_url")
             return
         limit = self._limit(scope)

@@ -103,7 +103,7 @@ class Observed:
         begin = time.perf_counter()
         told = False  # whether the answer is complete
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        request_id = given if _ID.fullmatch(given) else new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -140,6 +140,11 @@ class Observed:
                 ms=round(1000 * spent, 1),
                 **scope["state"].get("log", {}),
             )
+
+
+def new_request_id() -> str:
+    """Return an id for a request that came without one."""
+    return f"req_{secrets.token_hex(12)}"
 
 
 def note(scope: Scope, **fields: Any) -> None:  # noqa: ANN401

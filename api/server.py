@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.errors import INVALID, error_body
+from api.observing import SAFE_HEADERS, new_request_id
 
 HEADERS_S = 15.0
 """Seconds in which a request's headers must be there: after connecting, or their first byte."""
@@ -40,6 +44,20 @@ class SlowHeadersClosed(HttpToolsProtocol):
         """Stop the clock."""
         self._stop_clock()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the shape of all errors, and close."""
+        body = json.dumps(error_body(msg, INVALID, "invalid_http", None)).encode()
+        headers = {
+            **SAFE_HEADERS,
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "x-request-id": new_request_id(),
+            "connection": "close",
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(f"HTTP/1.1 400 Bad Request\r\n{lines}\r\n".encode() + body)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""

@@ -200,7 +200,9 @@ def test_room_is_asked_for_at_both_ends(uploads: Uploads, files: Files, tmp_path
     with pytest.raises(QuotaError):
         small.create(new_file(), 6)
     first, first_parts = begun(small, b"abc")
-    second, second_parts = begun(small, b"def")
+    with pytest.raises(QuotaError):
+        begun(small, b"def")  # the first one is still coming
+    second, second_parts = begun(uploads, b"def")
     small.complete(first, first_parts, None)
 
     with pytest.raises(QuotaError):
