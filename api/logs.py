@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
 
-def set_up() -> None:
-    """Have structlog and the standard library's loggers write alike."""
-    people = sys.stderr.isatty()
+def set_up(stream: TextIO | None = None) -> None:
+    """Have structlog and the standard library's loggers write alike.
+
+    Args:
+        stream: Where; None: standard error. People at a terminal get plain text, others JSON.
+    """
+    stream = sys.stderr if stream is None else stream
+    people = stream.isatty()
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -28,10 +34,10 @@ def set_up() -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

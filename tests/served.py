@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 import uvicorn
 from openai import OpenAI
 
@@ -55,8 +57,14 @@ class Served:
 @contextmanager
 def serving(home: Path, **settings: Any) -> Iterator[Served]:
     """Serve a home folder for the length of a `with` block, once it is ready."""
+    if not structlog.is_configured():  # a test that reads the log runs a server of its own
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+            cache_logger_on_first_use=False,
+        )
     app = application(build_rag(Settings(home=home, **settings)))
     listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app, http=SlowHeadersClosed, ws="none", log_config=None, access_log=False,
         timeout_graceful_shutdown=5,
