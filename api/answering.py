@@ -6,21 +6,25 @@ the work at the next piece; their searches go through the batcher with everybody
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyio import CancelScope, from_thread, to_thread
+from starlette.types import Scope
 
 from api.errors import ApiError
 from api.models import generator_model, store_named
+from api.observing import note_content
 from api.routes_stores import usable_store
 from api.searching import Wanted, search
 from api.service import Service
+from api.tracing import Span
 from rag.answering import AnswerOptions, AnswerPiece, TextDelta
 from rag.chain import Chain, Question, Retrieved
 from rag.prompt import Message
-from rag.schema import Citation
+from rag.schema import Answer, Citation
 from rag.store.tables import StoreRow
 from rag.talk import Said
 
@@ -37,6 +41,7 @@ class Asked:
         options: How the answer is to be written.
         rows: The stores that it comes from; () to ask the generator alone.
         wanted: Which passages.
+        scope: The request's, for its log line; None for none.
     """
 
     question: str
@@ -44,6 +49,7 @@ class Asked:
     options: AnswerOptions
     rows: Sequence[StoreRow]
     wanted: Wanted
+    scope: Scope | None = None
 
 
 async def answer(service: Service, asked: Asked) -> AsyncIterator[Retrieved | AnswerPiece]:
@@ -52,6 +58,7 @@ async def answer(service: Service, asked: Asked) -> AsyncIterator[Retrieved | An
     Raises:
         YoujuError: As the chain does; what is wrong with the question before anything is yielded.
     """
+    _log(asked, question=asked.question)
 
     def find(query: str, _top_k: int) -> list[Any]:
         return from_thread.run(search, service, asked.rows, [query], asked.wanted)
@@ -71,7 +78,9 @@ async def answer(service: Service, asked: Asked) -> AsyncIterator[Retrieved | An
         service.rag.condense,
     )
     question = Question(asked.question, asked.wanted.top_k, asked.history, asked.options)
-    async for piece in _pieces(service, lambda: chain.stream_answer(question)):
+    async for piece in _traced(service, _pieces(service, lambda: chain.stream_answer(question))):
+        if isinstance(piece, Retrieved):
+            _log(asked, files=list(dict.fromkeys(hit.chunk.file for hit in piece.hits)))
         yield piece
 
 
@@ -82,9 +91,11 @@ async def talk(service: Service, asked: Asked) -> AsyncIterator[TextDelta | Said
         UsageError: If the settings name no generator.
         YoujuError: As `Talker.stream`.
     """
+    _log(asked, question=asked.question)
     talker = await service.run_long(lambda: service.rag.talker)
     messages = [*asked.history, Message("user", asked.question)]
-    async for piece in _pieces(service, lambda: talker.stream(messages, asked.options)):
+    pieces = _pieces(service, lambda: talker.stream(messages, asked.options))
+    async for piece in _traced(service, pieces, begun=True):
         yield piece
 
 
@@ -134,6 +145,42 @@ def needs_generator(service: Service) -> None:
             code="no_generator",
             param="tools",
         )
+
+
+def _log(asked: Asked, **content: object) -> None:
+    if asked.scope is not None:
+        note_content(asked.scope, **content)
+
+
+async def _traced(
+    service: Service, pieces: AsyncIterator[T], *, begun: bool = False
+) -> AsyncIterator[T]:
+    """Pass pieces on; the writing, which begins when passages are found, is a span of a trace."""
+    span = service.tracing.begin("generation") if begun else None
+    try:
+        async with aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
+                if isinstance(piece, Answer):
+                    if span is not None:
+                        _tell(span, piece.tokens, piece.finish)
+                        span.tell(refused=piece.refused, citations=len(piece.citations))
+                elif isinstance(piece, Said) and span is not None:
+                    _tell(span, piece.tokens, piece.finish)
+                yield piece
+                if isinstance(piece, Retrieved):
+                    span = service.tracing.begin("generation", passages=len(piece.hits))
+    except BaseException as error:
+        if span is not None:
+            span.end(error)
+        raise
+    finally:
+        if span is not None:
+            span.end()
+
+
+def _tell(span: Span, tokens: Mapping[str, int], finish: str) -> None:
+    counts = {f"{name}_tokens": count for name, count in tokens.items()}
+    span.tell(finish=finish, **counts)
 
 
 async def _pieces(service: Service, make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:

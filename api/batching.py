@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anyio import to_thread
 
 from api.observing import Meters
+from api.tracing import Origin, Tracing
 from rag.build import OpenStore, Rag
 from rag.chain import checked_question
 from rag.retrieve import System
@@ -33,6 +34,7 @@ class Search:
         system: How; None: as the settings say.
         rerank: Whether the reranker, if there is one, orders the best passages.
         allowed: Ids of the passages that may be found, sorted; None: all.
+        origin: Where in a trace it is asked for; set by the batcher.
     """
 
     store: OpenStore
@@ -41,6 +43,7 @@ class Search:
     system: System | None = None
     rerank: bool = True
     allowed: IntArray | None = None
+    origin: Origin = None
 
 
 class SearchBatcher:
@@ -49,11 +52,13 @@ class SearchBatcher:
     Args:
         rag: The parts.
         meters: Where the sizes of batches are counted.
+        tracing: Where they are traced: below the first search's request, linked to the others.
     """
 
-    def __init__(self, rag: Rag, meters: Meters) -> None:
+    def __init__(self, rag: Rag, meters: Meters, tracing: Tracing) -> None:
         self._max_chars = rag.settings.max_question_chars
         self._meters = meters
+        self._tracing = tracing
         self._waiting: list[tuple[Search, asyncio.Future[list[Hit]]]] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -74,7 +79,7 @@ class SearchBatcher:
             YoujuError: As `Retriever.search_many`.
         """
         future: asyncio.Future[list[Hit]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((search, future))
+        self._waiting.append((replace(search, origin=self._tracing.here()), future))
         if self._running is None:
             self._running = asyncio.create_task(self._drain())
         return await future
@@ -92,8 +97,10 @@ class SearchBatcher:
     async def _run(self, group: Sequence[tuple[Search, asyncio.Future[list[Hit]]]]) -> None:
         self._meters.batches.observe(len(group))
         searches = [search for search, _ in group]
+        origins = [search.origin for search in searches]
         try:
-            found = await to_thread.run_sync(_search, searches)
+            with self._tracing.within("search batch", origins, searches=len(searches)):
+                found = await to_thread.run_sync(_search, searches)
         except Exception as error:  # noqa: BLE001  handed on to those who asked
             for _, future in group:
                 if not future.done():

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from api.access import Reader
 from api.errors import ApiError
 from api.gone import unless_gone
+from api.observing import note_content
 from api.routes_stores import usable_store
 from api.schemas_search import (
     MetadataCondition,
@@ -52,7 +53,9 @@ async def retrieve(
         threshold=body.retrieval_setting.score_threshold,
         test=None if condition is None else lambda held: meets(condition, held),
     )
+    note_content(request.scope, question=body.query)
     hits = await unless_gone(request, search(service, [row], [body.query], wanted))
+    note_content(request.scope, files=list(dict.fromkeys(hit.chunk.file for hit in hits)))
     attributes = await attributes_of(service, [row], hits)
     return Records(
         records=[

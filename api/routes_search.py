@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 
 from api.access import Reader
 from api.gone import unless_gone
+from api.observing import note_content
 from api.routes_stores import usable_store
 from api.schemas_search import RankingOptions, SearchRequest, SearchResults, show_hit
 from api.searching import Wanted, attributes_of, passes, search
@@ -39,7 +40,9 @@ async def search_store(
     queries = [body.query] if isinstance(body.query, str) else body.query
     if body.rewrite_query:
         queries = [rewrite(query) for query in queries]
+    note_content(request.scope, question=" | ".join(queries))
     hits = await unless_gone(request, search(service, [row], queries, wanted))
+    note_content(request.scope, files=list(dict.fromkeys(hit.chunk.file for hit in hits)))
     attributes = await attributes_of(service, [row], hits)
     return SearchResults(
         search_query=queries,

@@ -52,6 +52,15 @@ async def search(
         IndexMismatch: If a store was made by another embedder.
         YoujuError: As `Retriever.search_many`.
     """
+    with service.tracing.within("retrieval", stores=len(rows), queries=len(queries)) as span:
+        found = await _search(service, rows, queries, wanted)
+        span.tell(passages=len(found))
+        return found
+
+
+async def _search(
+    service: Service, rows: Sequence[StoreRow], queries: Sequence[str], wanted: Wanted
+) -> list[Hit]:
     checked = [service.batcher.checked(query) for query in queries]
     searches: list[Search] = []
     for row in rows:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from api.access import Doorman
     from api.batching import SearchBatcher
     from api.observing import Meters
+    from api.tracing import Tracing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,9 +39,10 @@ class Service:
     Args:
         rag: The parts.
         meters: Where numbers go.
+        tracing: Where traces go; closed with this.
     """
 
-    def __init__(self, rag: Rag, meters: Meters) -> None:
+    def __init__(self, rag: Rag, meters: Meters, tracing: Tracing) -> None:
         from api.access import Doorman
         from api.batching import SearchBatcher
 
@@ -48,6 +50,7 @@ class Service:
         self.rag = rag
         self.settings = settings
         self.meters = meters
+        self.tracing = tracing
         quota = int(settings.project_quota_mib * _MIB) or None
         self.max_file_bytes = int(settings.max_file_mib * _MIB)
         self.files = Files(rag.db, Blobs(settings.blobs_folder), quota=quota)
@@ -58,7 +61,7 @@ class Service:
         self.keys = Keys(rag.db)
         self.opened = OpenStores(rag)
         self.doorman: Doorman = Doorman(self.keys, settings.rate_limit)
-        self.batcher: SearchBatcher = SearchBatcher(rag, meters)
+        self.batcher: SearchBatcher = SearchBatcher(rag, meters, tracing)
         self.ingestion = UploadIngestion(
             rag, self.opened, self.files.blobs, report=self._on_ingested
         )
@@ -90,6 +93,7 @@ class Service:
         if self.settings.ingest_worker:
             self.ingestion.close()
         self.opened.save()
+        self.tracing.close()
 
     def not_ready(self) -> dict[str, str]:
         """Return what is not ready yet, and why; {} when everything is."""
@@ -123,6 +127,11 @@ class Service:
         from api.observing import log
 
         self.meters.files.labels(status).inc()
+        if file_id:
+            self.tracing.past(
+                "ingest file", seconds, "failed" if status == "failed" else "",
+                store=store_id, file=file_id, status=status,
+            )  # fmt: skip
         log.info(
             "ingested", store=store_id, file=file_id, status=status, s=round(seconds, 3),
             reason=message,

@@ -17,6 +17,7 @@ from openai import OpenAI
 
 from api.app import application
 from api.server import SlowHeadersClosed
+from api.tracing import Tracing
 from rag.build import build_rag
 from rag.config import Settings
 
@@ -45,9 +46,9 @@ class Served:
 
 
 @contextmanager
-def serving(home: Path, **settings: Any) -> Iterator[Served]:
+def serving(home: Path, tracing: Tracing | None = None, **settings: Any) -> Iterator[Served]:
     """Serve a home folder for the length of a `with` block, once it is ready."""
-    app = application(build_rag(Settings(home=home, **settings)))
+    app = application(build_rag(Settings(home=home, **settings)), tracing)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app, http=SlowHeadersClosed, ws="none", log_config=None, access_log=False,
