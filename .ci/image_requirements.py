@@ -1,8 +1,8 @@
 """Print what the container image installs, one requirement a line: `image_requirements.py cpu|gpu`.
 
 The project's dependencies and the extras `otel` and `postgres`. For a GPU also the extra `gpu`,
-whose faiss takes the place of faiss-cpu: both builds install the same files. It reads pyproject.toml
-alone, so that the layer with all packages is built anew only when that file or the lock changes.
+whose faiss takes the place of faiss-cpu: both builds install the same files. It reads nothing but
+pyproject.toml: the layer with all packages is built anew only when that or the lock changes.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _uncached_log(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_setting_nothing_that_was_written_is_logged(served_home: Path) -> None:
     lines = lines_of(served_home)
     told = repr(lines)
-    for word in ("D40", "weigh", "pump", "185", "logged"):
+    for word in ("D40", "weigh", "pump", "185 kg", "logged"):
         assert word not in told, word
     asked = [line for line in lines if line.get("route") == "/v1/responses"]
     assert len(asked) == 2
