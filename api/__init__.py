@@ -9,6 +9,8 @@ examples.py       an example of every body
 access.py         who asks, and what they may do
 admission.py      how many and how large requests may be
 observing.py      request ids, logs, metrics, security headers
+tracing.py        OpenTelemetry, where the environment asks for it
+health.py         the container's health check
 batching.py       searches of many requests in one
 errors.py         one table from exception to status
 cli.py            `youju serve` and `youju keys`

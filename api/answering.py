@@ -7,22 +7,26 @@ the work at the next piece; their searches go through the batcher with everybody
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyio import CancelScope, from_thread, to_thread
+from starlette.types import Scope
 
 from api.batching import Attributes
 from api.errors import ApiError
 from api.models import generator_model, store_named
+from api.observing import note_content
 from api.routes_stores import usable_store
 from api.searching import Wanted, search
 from api.service import Service
+from api.tracing import Span
 from rag.answering import AnswerOptions, AnswerPiece, TextDelta
 from rag.chain import Chain, Question, Retrieved
 from rag.prompt import Message
-from rag.schema import Citation, Hit
+from rag.schema import Answer, Citation, Hit
 from rag.store.tables import StoreRow
 from rag.talk import Said
 
@@ -40,6 +44,7 @@ class Asked:
         rows: The stores that it comes from; () to ask the generator alone.
         wanted: Which passages.
         project_id: Who asks.
+        scope: The request's, for its log line; None for none.
     """
 
     question: str
@@ -48,6 +53,7 @@ class Asked:
     rows: Sequence[StoreRow]
     wanted: Wanted
     project_id: str
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ async def answer(service: Service, asked: Asked) -> AsyncIterator[Sources | Answ
     Raises:
         YoujuError: As the chain does; what is wrong with the question before anything is yielded.
     """
+    _log(asked, question=asked.question)
     ids = [row.id for row in asked.rows]
     attributes: dict[str, Attributes] = {}
     homes: dict[str, str] = {}
@@ -96,8 +103,12 @@ async def answer(service: Service, asked: Asked) -> AsyncIterator[Sources | Answ
         service.rag.condense,
     )
     question = Question(asked.question, asked.wanted.top_k, asked.history, asked.options)
-    async for piece in _pieces(service, lambda: chain.stream_answer(question)):
-        yield Sources(piece, attributes, homes) if isinstance(piece, Retrieved) else piece
+    async for piece in _traced(service, _pieces(service, lambda: chain.stream_answer(question))):
+        if isinstance(piece, Retrieved):
+            _log(asked, files=list(dict.fromkeys(hit.chunk.file for hit in piece.hits)))
+            yield Sources(piece, attributes, homes)
+        else:
+            yield piece
 
 
 async def talk(service: Service, asked: Asked) -> AsyncIterator[TextDelta | Said]:
@@ -109,7 +120,9 @@ async def talk(service: Service, asked: Asked) -> AsyncIterator[TextDelta | Said
     """
     talker = await service.run_long(lambda: service.rag.talker)
     messages = [*asked.history, Message("user", asked.question)]
-    async for piece in _pieces(service, lambda: talker.stream(messages, asked.options)):
+    _log(asked, question=asked.question)
+    said = _pieces(service, lambda: talker.stream(messages, asked.options))
+    async for piece in _traced(service, said, begun=True):
         yield piece
 
 
@@ -159,6 +172,42 @@ def needs_generator(service: Service) -> None:
             code="no_generator",
             param="tools",
         )
+
+
+def _log(asked: Asked, **content: object) -> None:
+    if asked.scope is not None:
+        note_content(asked.scope, **content)
+
+
+async def _traced(
+    service: Service, pieces: AsyncIterator[T], *, begun: bool = False
+) -> AsyncIterator[T]:
+    """Pass pieces on; the writing, which begins when passages are found, is a span of a trace."""
+    span = service.tracing.begin("generation") if begun else None
+    try:
+        async with aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
+                if isinstance(piece, Answer):
+                    if span is not None:
+                        _tell(span, piece.tokens, piece.finish)
+                        span.tell(refused=piece.refused, citations=len(piece.citations))
+                elif isinstance(piece, Said) and span is not None:
+                    _tell(span, piece.tokens, piece.finish)
+                yield piece
+                if isinstance(piece, Retrieved):
+                    span = service.tracing.begin("generation", passages=len(piece.hits))
+    except BaseException as error:
+        if span is not None:
+            span.end(error)
+        raise
+    finally:
+        if span is not None:
+            span.end()
+
+
+def _tell(span: Span, tokens: Mapping[str, int], finish: str) -> None:
+    counts = {f"{name}_tokens": count for name, count in tokens.items()}
+    span.tell(finish=finish, **counts)
 
 
 async def _pieces(service: Service, make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
@@ -34,6 +36,7 @@ from api.errors import install
 from api.observing import Meters, Observed
 from api.schemas import ERRORS
 from api.service import Service
+from api.tracing import NoTracing, OtelTracing, Traced, Tracing, tracing_from
 from api.upkeep import Upkeep
 from rag.build import Rag, build_rag
 from rag.config import load_settings
@@ -51,6 +54,13 @@ _ROUTERS = (
     routes_dify.router,
     routes_system.router,
 )
+# FastAPI's own spans and logs may hold paths, queries and exceptions; api.tracing makes ours.
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
 _ABOUT = (
     "Ask your own documents, and get answers whose citations can be checked. "
     "The routes under /v1 are OpenAI's; fields that OpenAI does not have are marked as extensions."
@@ -62,15 +72,22 @@ def create() -> ASGIApp:
     from api.logs import set_up
 
     set_up()
-    return application(build_rag(load_settings().settings))
+    tracing = tracing_from(os.environ)
+    return application(build_rag(load_settings().settings), tracing)
 
 
-def application(rag: Rag) -> ASGIApp:
-    """Return the application over given parts, with all layers around it."""
+def application(rag: Rag, tracing: Tracing | None = None) -> ASGIApp:
+    """Return the application over given parts, with all layers around it.
+
+    Args:
+        rag: The parts.
+        tracing: Where traces go; closed with the application. None: nowhere.
+    """
     meters = Meters(CollectorRegistry())
-    app = make_app(rag, meters)
+    tracing = tracing or NoTracing()
+    app = make_app(rag, meters, tracing)
     settings = rag.settings
-    admitted = Admission(
+    layers: ASGIApp = Admission(
         app,
         most=settings.max_requests,
         body_bytes=settings.max_body_kib * 1024,
@@ -78,15 +95,17 @@ def application(rag: Rag) -> ASGIApp:
         timeout_s=settings.request_timeout,
         meters=meters,
     )
-    return Observed(admitted, meters)
+    if isinstance(tracing, OtelTracing):
+        layers = Traced(layers, tracing)
+    return Observed(layers, meters, log_content=settings.log_content)
 
 
-def make_app(rag: Rag, meters: Meters) -> FastAPI:
+def make_app(rag: Rag, meters: Meters, tracing: Tracing) -> FastAPI:
     """Return the bare application: routes and errors."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(rag, meters)
+        service = Service(rag, meters, tracing)
         app.state.service = service
         service.start()
         upkeep = Upkeep(service)
@@ -106,6 +125,7 @@ def make_app(rag: Rag, meters: Meters) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirection would repeat what the header Host says
         responses=ERRORS,
+        telemetry=_NO_TELEMETRY,
         generate_unique_id_function=_operation_id,
     )
     install(app, [route for router in _ROUTERS for route in router.routes])

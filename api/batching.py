@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from anyio import to_thread
 
 from api.errors import ApiError, not_found
 from api.observing import Meters
+from api.tracing import Origin, Tracing
 from rag.build import Rag, check_embedder
 from rag.chain import checked_question
 from rag.errors import QueryError
@@ -44,6 +45,7 @@ class Search:
         top_k: How many passages, >= 1.
         test: Which files are searched; None: all.
         rerank: Whether the reranker, if there is one, orders the best passages.
+        origin: Where in a trace it is asked for; set by the batcher.
     """
 
     project_id: str
@@ -52,6 +54,7 @@ class Search:
     top_k: int
     test: Test | None = None
     rerank: bool = True
+    origin: Origin = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,11 @@ class SearchBatcher:
         rag: The parts.
         opened: The stores that are open.
         meters: Where the sizes of batches are counted.
+        tracing: Where they are traced: below the first search's request, linked to the others.
     """
 
-    def __init__(self, rag: Rag, opened: OpenStores, meters: Meters) -> None:
+    def __init__(self, rag: Rag, opened: OpenStores, meters: Meters, tracing: Tracing) -> None:
+        self._tracing = tracing
         self._rag = rag
         self._opened = opened
         self._stores = VectorStores(rag.db)
@@ -95,7 +100,7 @@ class SearchBatcher:
             YoujuError: As `Retriever.search_many`.
         """
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
-        self._waiting.append((search, future))
+        self._waiting.append((replace(search, origin=self._tracing.here()), future))
         if self._running is None:
             self._running = asyncio.create_task(self._drain())
         return await future
@@ -113,8 +118,11 @@ class SearchBatcher:
     async def _run(self, batch: Sequence[Job]) -> None:
         self._meters.batches.observe(len(batch))
         searches = [search for search, _ in batch]
+        origins = [search.origin for search in searches]
         try:
-            found: Sequence[Found | Exception] = await to_thread.run_sync(self._search, searches)
+            found: Sequence[Found | Exception]
+            with self._tracing.within("search batch", origins, searches=len(searches)):
+                found = await to_thread.run_sync(self._search, searches)
         except Exception as error:  # noqa: BLE001  handed on to those who asked
             found = [error] * len(batch)
         for (_, future), result in zip(batch, found, strict=True):

@@ -1,7 +1,7 @@
 """What is known of every request: its id, a log line, numbers for Prometheus, safe headers.
 
-One pure ASGI layer around the application, so that streams pass through untouched. Questions and
-document text are not logged.
+One pure ASGI layer around the application, so that streams pass through untouched. Document text
+is never logged; questions and the names of files only where the setting `log_content` asks for it.
 """
 
 from __future__ import annotations
@@ -89,9 +89,11 @@ class Observed:
     Args:
         app: What is observed.
         meters: Where it is counted.
+        log_content: Whether log lines hold what `note_content` is given.
     """
 
-    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+    def __init__(self, app: ASGIApp, meters: Meters, *, log_content: bool = False) -> None:
+        self._log_content = log_content
         self._app = app
         self._meters = meters
 
@@ -104,7 +106,9 @@ class Observed:
         told = False  # whether the answer is complete
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else new_request_id()
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["log_content"] = self._log_content
         status = 0
 
         async def observed_send(message: Message) -> None:
@@ -150,6 +154,12 @@ def new_request_id() -> str:
 def note(scope: Scope, **fields: Any) -> None:  # noqa: ANN401
     """Add fields to a request's log line."""
     scope.setdefault("state", {}).setdefault("log", {}).update(fields)
+
+
+def note_content(scope: Scope, **fields: Any) -> None:  # noqa: ANN401
+    """Add what a client wrote to a request's log line, if the setting `log_content` is on."""
+    if scope.get("state", {}).get("log_content", False):
+        note(scope, **fields)
 
 
 def failed(scope: Scope, error: BaseException) -> None:

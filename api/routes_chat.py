@@ -131,7 +131,9 @@ async def _understand(
         }  # fmt: skip
         ignored += [name for name, value in given.items() if value not in (None, "")]
     wanted = Wanted(service.settings.top_k)
-    asked = Asked(turns[-1].content, tuple(turns[:-1]), options, rows, wanted, project_id)
+    asked = Asked(
+        turns[-1].content, tuple(turns[:-1]), options, rows, wanted, project_id, request.scope
+    )
     return _Chat(body, asked, ignored, str(request.base_url).rstrip("/"))
 
 

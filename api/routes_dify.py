@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from api.access import Reader
 from api.errors import ApiError
 from api.gone import unless_gone
+from api.observing import note_content
 from api.schemas import ErrorShown
 from api.schemas_search import (
     MetadataCondition,
@@ -56,9 +57,11 @@ async def retrieve(
         threshold=body.retrieval_setting.score_threshold,
         test=None if condition is None else lambda held: meets(condition, held),
     )
+    note_content(request.scope, question=body.query)
     found = await unless_gone(
         request, search(service, access.project_id, [body.knowledge_id], [body.query], wanted)
     )
+    note_content(request.scope, files=list(dict.fromkeys(hit.chunk.file for hit in found.hits)))
     return Records(
         records=[
             Record(

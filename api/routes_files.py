@@ -13,6 +13,7 @@ from api.access import Reader, Writer
 from api.errors import ApiError, not_found
 from api.forms import read_form
 from api.names import checked_name
+from api.observing import note_content
 from api.schemas import After, Deleted, Listing, Order
 from api.schemas_files import FileShown, Purpose, show_file
 from api.service import Service, service_of
@@ -81,6 +82,7 @@ async def create_file(request: Request, access: Writer, service: ServiceOf) -> F
             run=service.run,
         )
         name, kind = checked_name(form.filename)
+        note_content(request.scope, files=[name])
         purpose = _purpose(form.fields)
         new = NewFile(access.project_id, name, purpose, kind, _expiry(form.fields))
         return show_file(await service.run(service.files.add, new, incoming))

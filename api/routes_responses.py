@@ -65,7 +65,7 @@ async def create_response(
     model name without that tool asks the generator alone. `previous_response_id` goes on with a
     conversation: a follow-up question is understood from it.
     """
-    draft = await _draft(service, access.project_id, body)
+    draft = await _draft(service, request, access.project_id, body)
     if body.stream:
         events = _events(service, request, access.project_id, draft)
         first = await anext(events)  # what is wrong with the request has a status of its own
@@ -103,7 +103,9 @@ async def owned_response(service: Service, project_id: str, response_id: str) ->
     return row
 
 
-async def _draft(service: Service, project_id: str, body: ResponseCreate) -> Draft:
+async def _draft(
+    service: Service, request: Request, project_id: str, body: ResponseCreate
+) -> Draft:
     """Understand a request."""
     check_model(service.settings, body.model)
     history = await _history(service, project_id, body.previous_response_id)
@@ -126,7 +128,8 @@ async def _draft(service: Service, project_id: str, body: ResponseCreate) -> Dra
     if generator_model(service.settings) is None:
         given = {"instructions": instructions, "temperature": body.temperature, "top_p": body.top_p}
         ignored = [name for name, value in given.items() if value not in (None, "")]
-    asked = Asked(turns[-1].content, (*history, *turns[:-1]), options, rows, wanted, project_id)
+    before = (*history, *turns[:-1])
+    asked = Asked(turns[-1].content, before, options, rows, wanted, project_id, request.scope)
     return Draft(body, asked, ignored)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from api.access import Reader
 from api.gone import unless_gone
+from api.observing import note_content
 from api.schemas_search import RankingOptions, SearchRequest, SearchResults, show_hit
 from api.searching import Wanted, passes, search
 from api.service import Service, service_of
@@ -37,9 +38,11 @@ async def search_store(
     queries = [body.query] if isinstance(body.query, str) else body.query
     if body.rewrite_query:
         queries = [rewrite(query) for query in queries]
+    note_content(request.scope, question=" | ".join(queries))
     found = await unless_gone(
         request, search(service, access.project_id, [store_id], queries, wanted)
     )
+    note_content(request.scope, files=list(dict.fromkeys(hit.chunk.file for hit in found.hits)))
     shown = SearchResults(
         search_query=queries,
         data=[show_hit(hit, found.attributes.get(hit.chunk.file_id, {})) for hit in found.hits],

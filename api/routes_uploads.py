@@ -11,6 +11,7 @@ from api.admission import PART_BYTES
 from api.errors import ApiError, not_found
 from api.forms import read_form
 from api.names import checked_name
+from api.observing import note_content
 from api.schemas_files import (
     PartShown,
     UploadComplete,
@@ -45,9 +46,12 @@ _FORM = {
 
 
 @router.post("")
-async def create_upload(body: UploadCreate, access: Writer, service: ServiceOf) -> UploadShown:
+async def create_upload(
+    body: UploadCreate, request: Request, access: Writer, service: ServiceOf
+) -> UploadShown:
     """Announce a file; its parts are to come within an hour."""
     name, kind = checked_name(body.filename)
+    note_content(request.scope, files=[name])
     if body.bytes > service.max_file_bytes:
         raise TooLarge(
             f"bytes: got {body.bytes:,}; a file may have {service.max_file_bytes:,}.",

@@ -51,6 +51,19 @@ async def search(
         IndexMismatch: If a store was made by another embedder.
         YoujuError: As `Retriever.search_many`.
     """
+    with service.tracing.within("retrieval", stores=len(store_ids), queries=len(queries)) as span:
+        found = await _search(service, project_id, store_ids, queries, wanted)
+        span.tell(passages=len(found.hits))
+        return found
+
+
+async def _search(
+    service: Service,
+    project_id: str,
+    store_ids: Sequence[str],
+    queries: Sequence[str],
+    wanted: Wanted,
+) -> Found:
     searches = [
         Search(project_id, store_id, query, wanted.top_k, wanted.test, wanted.rerank)
         for store_id in store_ids

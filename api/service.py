@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from api.access import Doorman
     from api.batching import SearchBatcher
     from api.observing import Meters
+    from api.tracing import Tracing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,9 +40,10 @@ class Service:
     Args:
         rag: The parts.
         meters: Where numbers go.
+        tracing: Where traces go; closed with this.
     """
 
-    def __init__(self, rag: Rag, meters: Meters) -> None:
+    def __init__(self, rag: Rag, meters: Meters, tracing: Tracing) -> None:
         from api.access import Doorman
         from api.batching import SearchBatcher
 
@@ -49,6 +51,7 @@ class Service:
         self.rag = rag
         self.settings = settings
         self.meters = meters
+        self.tracing = tracing
         quota = int(settings.project_quota_mib * _MIB) or None
         self.max_file_bytes = int(settings.max_file_mib * _MIB)
         self.files = Files(rag.db, Blobs(settings.blobs_folder), quota=quota)
@@ -59,7 +62,7 @@ class Service:
         self.keys = Keys(rag.db)
         self.opened = OpenStores(rag)
         self.doorman: Doorman = Doorman(self.keys, settings.rate_limit)
-        self.batcher: SearchBatcher = SearchBatcher(rag, self.opened, meters)
+        self.batcher: SearchBatcher = SearchBatcher(rag, self.opened, meters, tracing)
         self.ingestion = UploadIngestion(
             rag, self.opened, self.files.blobs, report=self._on_ingested
         )
@@ -127,6 +130,11 @@ class Service:
         from api.observing import log
 
         self.meters.files.labels(status).inc()
+        if file_id:
+            self.tracing.past(
+                "ingest file", seconds, "failed" if status == "failed" else "",
+                store=store_id, file=file_id, status=status,
+            )  # fmt: skip
         log.info(
             "ingested", store=store_id, file=file_id, status=status, s=round(seconds, 3),
             reason=message,

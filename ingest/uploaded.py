@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from ingest.fence import ParserPool
 from ingest.job import make_chunker, make_parsers
@@ -144,7 +146,7 @@ class UploadIngestion:
             status, message = "waiting", str(error)
             self._files.postpone(entry, RETRY_S)
         except Exception as error:  # noqa: BLE001  one file must not end the work on all others
-            status, message = "failed", repr(error)
+            status, message = "failed", _place(error)
             told = f"The file could not be ingested: an unexpected {type(error).__name__}."
             self._files.fail(entry, "server_error", told)
         self._report(entry.store_id, entry.file_id, status, time.monotonic() - begin, message)
@@ -192,6 +194,13 @@ class UploadIngestion:
             self._opened.save()
         except StorageError as error:
             self._report("", "", "not saved", 0.0, str(error))
+
+
+def _place(error: Exception) -> str:
+    """Say where an unexpected error was raised; its own words may quote the document."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-3:]]
+    return f"unexpected {type(error).__name__} at {' > '.join(places)}"
 
 
 class _Uploaded:

@@ -204,6 +204,9 @@ class Settings(BaseSettings):
         "", description="Origins, separated by commas, whose pages may ask from a browser."
     )
     ingest_worker: bool = Field(True, description="Ingest uploaded files in the serving processes.")
+    log_content: bool = Field(
+        False, description="Put questions and the names of files into the server's log."
+    )
 
     @field_validator("home", mode="after")
     @classmethod

@@ -19,6 +19,7 @@ from openai import OpenAI
 
 from api.app import application
 from api.server import SlowHeadersClosed
+from api.tracing import Tracing
 from rag.build import build_rag
 from rag.config import Settings
 
@@ -55,14 +56,14 @@ class Served:
 
 
 @contextmanager
-def serving(home: Path, **settings: Any) -> Iterator[Served]:
+def serving(home: Path, tracing: Tracing | None = None, **settings: Any) -> Iterator[Served]:
     """Serve a home folder for the length of a `with` block, once it is ready."""
     if not structlog.is_configured():  # a test that reads the log runs a server of its own
         structlog.configure(
             wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
             cache_logger_on_first_use=False,
         )
-    app = application(build_rag(Settings(home=home, **settings)))
+    app = application(build_rag(Settings(home=home, **settings)), tracing)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
