@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import socket
 import threading
 import time
@@ -60,7 +60,8 @@ def serving(home: Path, tracing: Tracing | None = None, **settings: Any) -> Iter
     """Serve a home folder for the length of a `with` block, once it is ready."""
     if not structlog.is_configured():  # a test that reads the log runs a server of its own
         structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+            processors=[structlog.processors.KeyValueRenderer()],
+            logger_factory=structlog.PrintLoggerFactory(Path(os.devnull).open("w")),
             cache_logger_on_first_use=False,
         )
     app = application(build_rag(Settings(home=home, **settings)), tracing)
