@@ -26,7 +26,7 @@ from rag.store.corpus import Store
 from rag.store.store_files import StoreFiles
 from rag.store.vector_stores import VectorStores, has_expired
 
-MOST = 64
+MOST = 32
 """Searches in one batch."""
 
 Attributes: TypeAlias = dict[str, bool | int | float | str]
