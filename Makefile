@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-glm \
+.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-api bench-glm \
 	bench-glm-batch bench-glm-quantize bench-glm-linear bench-glm-full bench-glm-gpu clean
 
 help:  ## Show what can be made
@@ -54,6 +54,9 @@ bench-ingest: .venv/installed  ## CPU seconds of `youju ingest` against bare emb
 
 bench-ask: .venv/installed  ## Seconds and peak memory of a cold `youju ask`
 	$(BIN)/python -m bench.ask
+
+bench-api: .venv/installed  ## The server under load: 1 and 32 clients, overload, first byte
+	$(BIN)/python -m bench.api
 
 bench-glm: .venv/installed  ## Peak memory of converting and loading ChatGLM3 (4 GB of disk)
 	$(BIN)/python -m bench.glm

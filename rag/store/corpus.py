@@ -142,17 +142,20 @@ class Store:
 
     def chunks(self, ids: Sequence[int]) -> dict[int, Chunk]:
         """Return the chunks that still exist among `ids`."""
+        row = ChunkRow
+        query = (  # not whole rows: they hold the vectors, too
+            select(
+                row.id, DocumentRow.name, row.start, row.end, row.text, row.context, row.page,
+                DocumentRow.file_id,
+            )
+            .join(DocumentRow, DocumentRow.id == row.document_id)
+            .where(row.store_id == self.id)
+        )  # fmt: skip
         found: dict[int, Chunk] = {}
         for part in in_parts(ids):
             with self._db.read() as session:
-                for row, name, file_id in session.execute(
-                    select(ChunkRow, DocumentRow.name, DocumentRow.file_id)
-                    .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
-                    .where(ChunkRow.id.in_(part), ChunkRow.store_id == self.id)
-                ):
-                    found[row.id] = Chunk(
-                        row.id, name, row.start, row.end, row.text, row.context, row.page, file_id
-                    )
+                for values in session.execute(query.where(row.id.in_(part))):
+                    found[values[0]] = Chunk(*values)
         return found
 
     # -- documents -----------------------------------------------------------------------------
