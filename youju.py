@@ -272,7 +272,8 @@ def run(arguments: list[str], *, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         _discard_output()
-        complain(f"Cannot write the output: {error.strerror or error}.")
+        where = f"use {error.filename}" if error.filename is not None else "write the output"
+        complain(f"Cannot {where}: {error.strerror or error}.")
         return 1
     if status == INTERRUPTED:
         complain("Stopped; what was committed before is kept. Run it again to go on.")

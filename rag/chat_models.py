@@ -1,8 +1,9 @@
 """LangChain chat models: ChatGLM3 in this process, and any OpenAI-compatible endpoint.
 
-This module translates between LangChain's types and ours. What is asked, and what becomes of the
-answer, is rag.prompt's and rag.citations' business; an endpoint's faults are endpoint_errors.py's;
-how ChatGLM3 generates is rag.glm's. Importing it loads no model and no PyTorch.
+This module answers as LangChain asks; chat_turns.py makes turns of its messages. What is asked,
+and what becomes of the answer, is rag.prompt's and rag.citations' business; an endpoint's faults
+are endpoint_errors.py's; how ChatGLM3 generates is rag.glm's. Importing it loads no model and no
+PyTorch.
 """
 
 from __future__ import annotations
@@ -23,10 +24,6 @@ from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
     BaseMessage,
-    ChatMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
     message_chunk_to_message,
 )
 from langchain_core.messages.ai import UsageMetadata
@@ -34,10 +31,10 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, PrivateAttr
 
-from rag.errors import ChatError, ConfigError, EngineClosed, ToolCallError
+from rag.chat_turns import chosen, described, to_turns
+from rag.errors import ConfigError, EngineClosed, ToolCallError
 
 if TYPE_CHECKING:
     from rag.config import Settings
@@ -46,6 +43,7 @@ if TYPE_CHECKING:
     from rag.glm.reply import Call
     from rag.glm.sampling import Token
     from rag.glm.served import Ask, Final, Piece, ServedGlm
+    from rag.glm.tokenizer import ChatGLM3Tokenizer
 
 
 def openai_chat_model(settings: Settings) -> BaseChatModel:
@@ -67,11 +65,6 @@ def openai_chat_model(settings: Settings) -> BaseChatModel:
         max_completion_tokens=settings.generator_max_tokens,
     )
 
-
-TOOLS_PROMPT = (
-    "Answer the following questions as best as you can. You have access to the following tools:"
-)
-"""What the official demos write before the tools."""
 
 _PER_CALL = (
     "do_sample", "temperature", "top_p", "top_k", "seed", "max_tokens", "logprobs", "top_logprobs",
@@ -134,6 +127,7 @@ class ChatGLM3(BaseChatModel):
     _served: ServedGlm | None = PrivateAttr(default=None)
     _given: weakref.ref[LoadedGlm] | None = PrivateAttr(default=None)  # what `of` was given
     _loading: Any = PrivateAttr(default_factory=threading.Lock)
+    _counting: ChatGLM3Tokenizer | None = PrivateAttr(default=None)
 
     @classmethod
     def of(cls, loaded: LoadedGlm, **fields: Any) -> ChatGLM3:  # noqa: ANN401  pydantic checks
@@ -209,9 +203,49 @@ class ChatGLM3(BaseChatModel):
         Raises:
             ConfigError: If something is no tool, or tool_choice names none.
         """
-        described = _described(tools)
-        _chosen(described, tool_choice)
-        return self.bind(tools=described, tool_choice=tool_choice, **kwargs)
+        told = described(tools)
+        chosen(told, tool_choice)
+        return self.bind(tools=told, tool_choice=tool_choice, **kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the ids of a text, without control tokens; loads no weights.
+
+        Raises:
+            ModelError: As `load_chatglm3`, if the model's folder cannot be used.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._tokenizer().encode(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Return how many ids the model is asked with for these messages; loads no weights.
+
+        Args:
+            messages: Oldest first.
+            tools: What is told with them.
+
+        Raises:
+            ChatError: If a message cannot be told to ChatGLM3.
+            ConfigError: If something is no tool.
+            ModelError: As `get_token_ids`.
+        """
+        from rag.glm.chat import prompt_ids
+
+        return len(prompt_ids(self._tokenizer(), to_turns(messages, described(tools or []))))
+
+    def _tokenizer(self) -> ChatGLM3Tokenizer:
+        served, given = self._served, self._given() if self._given is not None else None
+        if served is not None:
+            return served.tokenizer
+        if given is not None and given.tokenizer is not None:
+            return given.tokenizer
+        if self._counting is None:
+            from rag.glm.served import look_up
+
+            self._counting = look_up(self.model, download=self.download).tokenizer
+        return self._counting
 
     # -- what LangChain calls ----------------------------------------------------------------------
 
@@ -294,8 +328,8 @@ class ChatGLM3(BaseChatModel):
         from rag.glm.served import Ask
 
         call = {key: value for key, value in given.items() if key not in _NOT_OURS}
-        described = _described(call.pop("tools", None) or [])
-        tools, must = _chosen(described, call.pop("tool_choice", None))
+        known = described(call.pop("tools", None) or [])
+        tools, must = chosen(known, call.pop("tool_choice", None))
         stop = self.stop if stop is None else stop
         if "max_new_tokens" in call:
             call["max_tokens"] = call.pop("max_new_tokens")
@@ -367,108 +401,6 @@ class ChatGLM3(BaseChatModel):
                 if error
             ]
         return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-def _described(tools: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return each tool's name, description and parameters, as the model is told them."""
-    described = []
-    for tool in tools:
-        try:
-            function = convert_to_openai_tool(tool)["function"]
-            named = isinstance(function["name"], str) and function["name"].strip()
-        except (ValueError, TypeError, LookupError) as error:
-            raise _no_tool(tool) from error
-        if not named:
-            raise _no_tool(tool)
-        described.append(function)
-    return described
-
-
-def _no_tool(tool: object) -> ConfigError:
-    return ConfigError(
-        f"{tool!r:.120} is no tool with a name.",
-        do='Expected a function, a class, or {"type": "function", "function": {"name": ...}}.',
-    )
-
-
-def _chosen(
-    tools: Sequence[dict[str, Any]], choice: str | dict[str, Any] | bool | None
-) -> tuple[Sequence[dict[str, Any]], list[str]]:
-    """Return the tools to tell of, and the names of those one of which must be called."""
-    names = [tool["name"] for tool in tools]
-    if isinstance(choice, dict):
-        choice = str(choice.get("function", choice).get("name", ""))
-    if choice == "none":
-        return [], []
-    if choice in ("any", "required", True):
-        return tools, names
-    if choice in names:
-        return tools, [str(choice)]
-    if choice in (None, "auto", False):
-        return tools, []
-    raise ConfigError(
-        f"tool_choice {choice!r} is no tool.",
-        do=f"Expected auto, any, none or one of {', '.join(names)}.",
-    )
-
-
-def to_turns(
-    messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()
-) -> list[Turn]:
-    """Translate LangChain's messages into ChatGLM3's turns.
-
-    Args:
-        messages: Oldest first. A ChatMessage may have any of ChatGLM3's roles.
-        tools: Descriptions; they go behind the first system message's text, or a new one's.
-
-    Raises:
-        ChatError: If a message's role is another, or it holds something else than text.
-    """
-    from rag.glm.chat import Turn
-    from rag.glm.data import tool_call as written
-
-    turns: list[Turn] = []
-    for message in messages:
-        text = _text(message)
-        if isinstance(message, SystemMessage):
-            turns.append(Turn("system", text))
-        elif isinstance(message, HumanMessage):
-            turns.append(Turn("user", text))
-        elif isinstance(message, ToolMessage):
-            turns.append(Turn("observation", text))
-        elif isinstance(message, AIMessage):
-            if text or not message.tool_calls:
-                turns.append(Turn("assistant", text))
-            turns += [
-                Turn("assistant", written(call["args"]), metadata=call["name"])
-                for call in message.tool_calls
-            ]
-        else:
-            role = message.role if isinstance(message, ChatMessage) else message.type
-            turns.append(Turn(role, text))  # type: ignore[arg-type]  # an unknown one is refused
-    if tools:
-        first = turns[0].content if turns and turns[0].role == "system" else ""
-        told = Turn("system", f"{first}\n{TOOLS_PROMPT}".lstrip(), tools=list(tools))
-        turns = [told, *(turns[1:] if turns and turns[0].role == "system" else turns)]
-    return turns
-
-
-def _text(message: BaseMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    parts = []
-    for block in message.content:
-        if isinstance(block, str):
-            parts.append(block)
-        elif block.get("type") == "text" and isinstance(block.get("text"), str):
-            parts.append(block["text"])
-        elif block.get("type") not in ("tool_use", "tool_call", "reasoning", "thinking"):
-            # Calls are in tool_calls as well; what another model thought is not said.
-            raise ChatError(
-                f"A message holds {block.get('type')!r}; ChatGLM3 reads text.",
-                do="Send text only.",
-            )
-    return "".join(parts)
 
 
 def _scored(served: ServedGlm, token: Token) -> dict[str, Any]:

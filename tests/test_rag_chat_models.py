@@ -26,7 +26,8 @@ from langchain_core.messages import (
 from langchain_core.messages.function import FunctionMessage
 from pydantic import BaseModel, ValidationError
 
-from rag.chat_models import TOOLS_PROMPT, ChatGLM3, to_turns
+from rag.chat_models import ChatGLM3
+from rag.chat_turns import TOOLS_PROMPT, to_turns
 from rag.errors import ChatError, ConfigError, EngineClosed, ModelError, PromptTooLong, QueueFull
 from rag.glm.chat import Turn, prompt_ids
 from rag.glm.load import LoadedGlm, load_chatglm3

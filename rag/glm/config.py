@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rag.errors import CheckpointError
+from rag.glm.folder import unreadable
 from rag.glm.tokenizer import CHATGLM3_PIECES, CHATGLM3_VOCABULARY, EOS, PAD
 
 Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
@@ -159,10 +160,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        CheckpointError: If it cannot be read or holds something else.
+        CheckpointError: If it is missing or holds something else.
+        PathError: If it may not be read.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise CheckpointError(

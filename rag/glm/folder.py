@@ -1,10 +1,12 @@
-"""Writes a model folder so that it is there complete, or not at all."""
+"""Model folders: one to read must be there, one to write is there complete, or not at all."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -12,10 +14,60 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rag.errors import PathError, StorageError
+from rag.errors import CheckpointError, PathError, StorageError
 
 MANIFEST = "youju_glm.json"
 """Beside a model that was written here: what it was made from, how, and with which versions."""
+
+
+LFS_POINTER = b"version https://git-lfs"
+"""With which a file begins that Git LFS has not fetched yet."""
+
+
+def lfs_pointer(path: Path) -> CheckpointError:
+    """Return the error for a file of which only Git LFS's pointer is there."""
+    return CheckpointError(
+        f"{path} is a Git LFS pointer, not the file itself.",
+        do="Run `git lfs pull` in the repository it was cloned from.",
+    )
+
+
+def require_folder(folder: Path, what: str = "folder") -> None:
+    """Refuse what is no folder, or one that may not be read.
+
+    Args:
+        folder: A path as it was given.
+        what: What it should be, for the message: "model folder", "adapter".
+
+    Raises:
+        PathError: Saying which of these it is.
+    """
+    try:
+        mode = folder.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        name = str(folder)
+        hub = (
+            ""
+            if folder.is_absolute() or name.count("/") != 1
+            else (" Only `youju glm convert` takes a name on the hub.")
+        )
+        raise PathError(
+            f"There is no {what} {name}.", do=f"Give the path of a folder.{hub}"
+        ) from error
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    if not stat.S_ISDIR(mode):
+        raise PathError(f"{folder} is a file, not a {what}.", do="Give the folder it is in.")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise unreadable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def unreadable(path: Path, error: OSError) -> PathError:
+    """Return the error for a file or folder that is there and cannot be read."""
+    return PathError(
+        f"Cannot read {path}: {error.strerror or error}.",
+        do="Check who may read it and the folders above it (`ls -l`).",
+    )
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from rag.glm.config import (
     read_native,
     read_official,
 )
+from rag.glm.folder import require_folder
 from rag.glm.keys import DROPPED, PREFIX_KEYS, SCALE_SUFFIX, Entry, packed_bits, table
 from rag.glm.packing import Packed, from_official, group_count
 from rag.glm.tokenizer import (
@@ -207,6 +208,7 @@ def open_native(folder: Path) -> Source:
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    require_folder(folder, "model folder")
     if (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
             f"{folder} holds an adapter, not a model.",
