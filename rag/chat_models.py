@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -29,9 +30,9 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
-from pydantic import ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from rag.chat_turns import chosen, described, to_turns
 from rag.errors import ConfigError, EngineClosed, ToolCallError
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from rag.glm.load import LoadedGlm
     from rag.glm.reply import Call
     from rag.glm.sampling import Token
-    from rag.glm.served import Ask, Final, Piece, ServedGlm
+    from rag.glm.served import Ask, Final, Found, Piece, ServedGlm
     from rag.glm.tokenizer import ChatGLM3Tokenizer
 
 
@@ -146,6 +147,7 @@ class ChatGLM3(BaseChatModel):
         """Load the model now, if it is not loaded yet; after a breakdown, begin anew with it.
 
         Raises:
+            ConfigError: If no model was given, or its dtype or device is none.
             ModelError: As `load_chatglm3`.
             EngineClosed: If it was closed, and the model that `of` was given is gone.
         """
@@ -169,9 +171,9 @@ class ChatGLM3(BaseChatModel):
                 )
             return loaded
         from rag.glm.load import load_chatglm3
-        from rag.glm.served import fitting, look_up
+        from rag.glm.served import fitting
 
-        found = look_up(self.model, download=self.download)
+        found = self._found()
         dtype, device = fitting(self.dtype, self.device, found.source)
         return load_chatglm3(found.folder, dtype, device, adapter=self.adapter or None)
 
@@ -206,6 +208,49 @@ class ChatGLM3(BaseChatModel):
         told = described(tools)
         chosen(told, tool_choice)
         return self.bind(tools=told, tool_choice=tool_choice, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answer with an object of a schema: the model has to call a tool with its fields.
+
+        Args:
+            schema: A Pydantic class, a TypedDict, or a JSON or OpenAI schema.
+            include_raw: Give {"raw", "parsed", "parsing_error"} instead.
+            kwargs: method="function_calling", and there is no other; `strict` changes nothing.
+
+        Returns:
+            What gives an object of a Pydantic class, else a dict. It raises ToolCallError for a
+            call that cannot be read, unless include_raw is set.
+
+        Raises:
+            ConfigError: If the schema is no tool, or the method another.
+        """
+        from rag.chat_structured import call_parser
+
+        only = "function_calling"
+        for name, value in kwargs.items():
+            if name != "strict" and (name, value) != ("method", only):
+                raise ConfigError(
+                    f"with_structured_output of ChatGLM3 does not know {name} = {value!r}.",
+                    do=f'Expected method="{only}" or nothing.',
+                )
+        shown = {"kwargs": {"method": only}, "schema": schema}
+        asked = self.bind_tools([schema], tool_choice="any", ls_structured_output_format=shown)
+        parser = call_parser(schema)
+        if not include_raw:
+            return asked | parser
+        parsed = RunnablePassthrough.assign(
+            parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+        )
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=asked) | parsed.with_fallbacks(
+            [failed], exception_key="parsing_error"
+        )
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the ids of a text, without control tokens; loads no weights.
@@ -242,10 +287,18 @@ class ChatGLM3(BaseChatModel):
         if given is not None and given.tokenizer is not None:
             return given.tokenizer
         if self._counting is None:
-            from rag.glm.served import look_up
-
-            self._counting = look_up(self.model, download=self.download).tokenizer
+            self._counting = self._found().tokenizer
         return self._counting
+
+    def _found(self) -> Found:
+        from rag.glm.served import look_up
+
+        if not self.model:
+            raise ConfigError(
+                "ChatGLM3 was made without a model.",
+                do="Give model=, a folder or a name on the hub.",
+            )
+        return look_up(self.model, download=self.download)
 
     # -- what LangChain calls ----------------------------------------------------------------------
 

@@ -28,7 +28,15 @@ from pydantic import BaseModel, ValidationError
 
 from rag.chat_models import ChatGLM3
 from rag.chat_turns import TOOLS_PROMPT, to_turns
-from rag.errors import ChatError, ConfigError, EngineClosed, ModelError, PromptTooLong, QueueFull
+from rag.errors import (
+    ChatError,
+    ConfigError,
+    EngineClosed,
+    ModelError,
+    PromptTooLong,
+    QueueFull,
+    ToolCallError,
+)
 from rag.glm.chat import Turn, prompt_ids
 from rag.glm.load import LoadedGlm, load_chatglm3
 
@@ -385,6 +393,46 @@ def test_structured_output(tmp_path: Path) -> None:
     model.close()
 
 
+BAD_CALL = "Weather\n```python\ntool_call(city=os.environ)\n```"
+
+
+@pytest.mark.parametrize("schema", [Weather, Weather.model_json_schema()])
+def test_structured_output_that_cannot_be_read_is_an_error(tmp_path: Path, schema: Any) -> None:
+    model = saying(tmp_path, BAD_CALL, stop="<|observation|>")
+    structured = model.with_structured_output(schema)
+    with pytest.raises(ToolCallError, match="cannot be read"):
+        structured.invoke("x")
+    with pytest.raises(ToolCallError, match="cannot be read"):
+        list(structured.stream("x"))
+    raw: Any = model.with_structured_output(schema, include_raw=True).invoke("x")
+    assert raw["parsed"] is None
+    assert isinstance(raw["parsing_error"], ToolCallError)
+    assert raw["raw"].invalid_tool_calls[0]["name"] == "Weather"
+    model.close()
+
+
+def test_structured_output_in_every_form(tmp_path: Path) -> None:
+    model = saying(tmp_path, CALL, stop="<|observation|>")
+    expected = Weather(city="北京", days=2)
+    structured = model.with_structured_output(Weather, method="function_calling", strict=True)
+    assert list(structured.stream("x"))[-1] == expected
+    raw: Any = model.with_structured_output(Weather, include_raw=True).invoke("x")
+    assert (raw["parsed"], raw["parsing_error"]) == (expected, None)
+    assert asyncio.run(structured.ainvoke("x")) == expected
+    refused: tuple[dict[str, Any], ...] = ({"method": "json_mode"}, {"methd": "x"})
+    for wrong in refused:
+        with pytest.raises(ConfigError, match=r"json_mode|methd"):
+            model.with_structured_output(Weather, **wrong)
+    model.close()
+
+
+def test_structured_output_that_is_cut_off(tmp_path: Path) -> None:
+    model = saying(tmp_path, CALL, stop="<|observation|>", max_tokens=20)
+    with pytest.raises(ToolCallError, match="cut off"):
+        model.with_structured_output(Weather).invoke("x")
+    model.close()
+
+
 # -- limits and ends -------------------------------------------------------------------------------
 
 
@@ -441,6 +489,9 @@ def test_it_loads_when_it_is_first_asked(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         made.invoke("hi")
     folder = write_chatty(tmp_path / "model")
+    for ask in (ChatGLM3().invoke, ChatGLM3().get_num_tokens):
+        with pytest.raises(ConfigError, match="Give model="):
+            ask("hi")
     model = ChatGLM3(model=str(folder), max_tokens=3, seed=1)
     assert model.invoke("hi").response_metadata["model_name"] == str(folder)
     model.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -19,6 +21,9 @@ from rag.errors import CheckpointError, PathError, StorageError
 MANIFEST = "youju_glm.json"
 """Beside a model that was written here: what it was made from, how, and with which versions."""
 
+
+STALE_S = 3600
+"""Seconds without a change after which a half-written folder belongs to no run any more."""
 
 LFS_POINTER = b"version https://git-lfs"
 """With which a file begins that Git LFS has not fetched yet."""
@@ -57,7 +62,7 @@ def require_folder(folder: Path, what: str = "folder") -> None:
     except OSError as error:
         raise unreadable(folder, error) from error
     if not stat.S_ISDIR(mode):
-        raise PathError(f"{folder} is a file, not a {what}.", do="Give the folder it is in.")
+        raise PathError(f"{folder} is a file, no {what}.", do="Give the folder it is in.")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise unreadable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
@@ -74,6 +79,8 @@ def unreadable(path: Path, error: OSError) -> PathError:
 def new_folder(target: Path, needed: int = 0) -> Iterator[Path]:
     """Yield an empty folder that takes the name `target` when the block ends without an error.
 
+    What a run that was killed left beside it more than an hour ago is removed.
+
     Args:
         target: Must not exist, or be an empty folder.
         needed: Bytes that will be written; checked against the free space at once.
@@ -89,6 +96,7 @@ def new_folder(target: Path, needed: int = 0) -> Iterator[Path]:
         if target.is_dir() and any(target.iterdir()):
             raise PathError(f"The folder {target} is not empty.", do="Name a new folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
         free = shutil.disk_usage(target.parent).free
         if free < needed:
             raise StorageError(
@@ -107,6 +115,16 @@ def new_folder(target: Path, needed: int = 0) -> Iterator[Path]:
         raise _unwritable(target, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_stale(target: Path) -> None:
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
+    for folder in target.parent.iterdir():
+        if not name.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue
+        written = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
+        if time.time() - written > STALE_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -84,13 +84,10 @@ def load_chatglm3(
     folder = find_checkpoint(str(path_or_hub_id), download=download)
     source = open_source(folder)
     shape, dtype = source.shape, dtype or source.dtype
-    lora, prefix = _adapter(Path(adapter), source) if adapter is not None else (None, None)
     kept = bool(shape.bits) and keep_quantized
-    if kept and lora:
-        raise CheckpointError(
-            f"{folder} is quantised: a LoRA adapter cannot be added to its whole numbers.",
-            do="Merge it into the original with `youju glm merge`, then quantise the result.",
-        )
+    lora, prefix = None, None
+    if adapter is not None:
+        lora, prefix = read_adapter(Path(adapter), source, keep_quantized=kept)
     name = source.name
     tensors: Iterator[tuple[str, torch.Tensor | Packed]]
     if kept:
@@ -163,9 +160,32 @@ def build_model(
     return model.requires_grad_(False).eval()
 
 
-def _adapter(folder: Path, source: Source) -> tuple[Lora | None, Prefix | None]:
+def read_adapter(
+    folder: Path, source: Source, *, keep_quantized: bool = True
+) -> tuple[Lora | None, Prefix | None]:
+    """Read an adapter for a model.
+
+    Args:
+        folder: The adapter's, official or native.
+        source: The model's.
+        keep_quantized: Whether quantised weights are to stay whole numbers; LoRA is then refused.
+
+    Returns:
+        One of the two.
+
+    Raises:
+        AdapterMismatch: If it was trained on another model.
+        CheckpointError: If it is none, damaged, or cannot be put on this model.
+        PathError: If there is no such folder.
+    """
     kind = adapter_kind(folder)
     if kind == "LoRA":
+        if source.shape.bits and keep_quantized:
+            raise CheckpointError(
+                f"{source.folder} is quantised: a LoRA adapter cannot be added to its whole "
+                "numbers.",
+                do="Merge it into the original with `youju glm merge`, then quantise the result.",
+            )
         return read_lora(folder, source.shape, source.name), None
     if kind == "P-Tuning":
         return None, read_prefix(folder, source.shape, source.name)
