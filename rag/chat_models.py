@@ -73,6 +73,8 @@ _PER_CALL = (
 )  # fmt: skip
 _NOT_OURS = ("ls_structured_output_format", "strict", "parallel_tool_calls", "stream_usage")
 """What LangChain passes on that changes nothing here."""
+_METHODS = ("function_calling", "json_schema", "json_mode")
+"""Ways to structured output that LangChain's users ask for."""
 
 
 class ChatGLM3(BaseChatModel):
@@ -221,7 +223,8 @@ class ChatGLM3(BaseChatModel):
         Args:
             schema: A Pydantic class, a TypedDict, or a JSON or OpenAI schema.
             include_raw: Give {"raw", "parsed", "parsing_error"} instead.
-            kwargs: method="function_calling", and there is no other; `strict` changes nothing.
+            kwargs: `method`, as LangChain names them; each is done by a tool call here. `strict`
+                changes nothing.
 
         Returns:
             What gives an object of a Pydantic class, else a dict. It raises ToolCallError for a
@@ -232,14 +235,13 @@ class ChatGLM3(BaseChatModel):
         """
         from rag.chat_structured import call_parser
 
-        only = "function_calling"
         for name, value in kwargs.items():
-            if name != "strict" and (name, value) != ("method", only):
+            if name != "strict" and not (name == "method" and value in (None, *_METHODS)):
                 raise ConfigError(
                     f"with_structured_output of ChatGLM3 does not know {name} = {value!r}.",
-                    do=f'Expected method="{only}" or nothing.',
+                    do=f"Known: method = {', '.join(_METHODS)}.",
                 )
-        shown = {"kwargs": {"method": only}, "schema": schema}
+        shown = {"kwargs": {"method": _METHODS[0]}, "schema": schema}
         asked = self.bind_tools([schema], tool_choice="any", ls_structured_output_format=shown)
         parser = call_parser(schema)
         if not include_raw:

@@ -28,15 +28,7 @@ from pydantic import BaseModel, ValidationError
 
 from rag.chat_models import ChatGLM3
 from rag.chat_turns import TOOLS_PROMPT, to_turns
-from rag.errors import (
-    ChatError,
-    ConfigError,
-    EngineClosed,
-    ModelError,
-    PromptTooLong,
-    QueueFull,
-    ToolCallError,
-)
+from rag.errors import ChatError, ConfigError, EngineClosed, ModelError, PromptTooLong, QueueFull
 from rag.glm.chat import Turn, prompt_ids
 from rag.glm.load import LoadedGlm, load_chatglm3
 
@@ -382,54 +374,6 @@ def test_a_tool_choice_of_a_single_call(tmp_path: Path) -> None:
     assert bound.invoke("x", tool_choice="any").invalid_tool_calls[0]["name"] == "Weather"
     with pytest.raises(ConfigError, match="tool_choice 'Snow'"):
         bound.invoke("x", tool_choice="Snow")
-    model.close()
-
-
-def test_structured_output(tmp_path: Path) -> None:
-    model = saying(tmp_path, CALL, stop="<|observation|>")
-    assert model.with_structured_output(Weather).invoke("x") == Weather(city="北京", days=2)
-    schema = Weather.model_json_schema()
-    assert model.with_structured_output(schema).invoke("x") == {"city": "北京", "days": 2}
-    model.close()
-
-
-BAD_CALL = "Weather\n```python\ntool_call(city=os.environ)\n```"
-
-
-@pytest.mark.parametrize("schema", [Weather, Weather.model_json_schema()])
-def test_structured_output_that_cannot_be_read_is_an_error(tmp_path: Path, schema: Any) -> None:
-    model = saying(tmp_path, BAD_CALL, stop="<|observation|>")
-    structured = model.with_structured_output(schema)
-    with pytest.raises(ToolCallError, match="cannot be read"):
-        structured.invoke("x")
-    with pytest.raises(ToolCallError, match="cannot be read"):
-        list(structured.stream("x"))
-    raw: Any = model.with_structured_output(schema, include_raw=True).invoke("x")
-    assert raw["parsed"] is None
-    assert isinstance(raw["parsing_error"], ToolCallError)
-    assert raw["raw"].invalid_tool_calls[0]["name"] == "Weather"
-    model.close()
-
-
-def test_structured_output_in_every_form(tmp_path: Path) -> None:
-    model = saying(tmp_path, CALL, stop="<|observation|>")
-    expected = Weather(city="北京", days=2)
-    structured = model.with_structured_output(Weather, method="function_calling", strict=True)
-    assert list(structured.stream("x"))[-1] == expected
-    raw: Any = model.with_structured_output(Weather, include_raw=True).invoke("x")
-    assert (raw["parsed"], raw["parsing_error"]) == (expected, None)
-    assert asyncio.run(structured.ainvoke("x")) == expected
-    refused: tuple[dict[str, Any], ...] = ({"method": "json_mode"}, {"methd": "x"})
-    for wrong in refused:
-        with pytest.raises(ConfigError, match=r"json_mode|methd"):
-            model.with_structured_output(Weather, **wrong)
-    model.close()
-
-
-def test_structured_output_that_is_cut_off(tmp_path: Path) -> None:
-    model = saying(tmp_path, CALL, stop="<|observation|>", max_tokens=20)
-    with pytest.raises(ToolCallError, match="cut off"):
-        model.with_structured_output(Weather).invoke("x")
     model.close()
 
 
