@@ -227,6 +227,7 @@ def answer_json(store: str, answer: Answer) -> dict[str, object]:
         "citations": [asdict(citation) for citation in answer.citations],
         "store": store,
         "dropped": answer.dropped,
+        "finish": answer.finish,
         "timings": {step: round(seconds, 4) for step, seconds in answer.timings.items()},
     }
 
@@ -322,6 +323,8 @@ def _print_answer(answer: Answer) -> None:
         say(f"    “{one_line(citation.quote, 300)}”")
     for sentence in answer.unsupported:
         say(f"Not supported by the documents: {one_line(sentence, 300)}")
+    if answer.finish == "length":
+        say("The answer was cut off at its limit; raise generator_max_tokens for a longer one.")
     if answer.dropped:
         say(f"Found, but not shown to the model for want of room: {answer.dropped} passages.")
 

@@ -1,49 +1,46 @@
 """LangChain chat models: ChatGLM3 in this process, and any OpenAI-compatible endpoint.
 
-This module answers as LangChain asks; chat_turns.py makes turns of its messages. What is asked,
-and what becomes of the answer, is rag.prompt's and rag.citations' business; an endpoint's faults
-are endpoint_errors.py's; how ChatGLM3 generates is rag.glm's. Importing it loads no model and no
-PyTorch.
+This module answers as LangChain asks; chat_turns.py makes turns of its messages, and chat_reply.py
+messages of what is answered. What is asked, and what becomes of the answer, is rag.prompt's and
+rag.citations' business; an endpoint's faults are endpoint_errors.py's; how ChatGLM3 generates is
+rag.glm's. Importing it loads no model and no PyTorch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-    message_chunk_to_message,
-)
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import invalid_tool_call, tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
+from rag.chat_reply import chunk_of, result_of
 from rag.chat_turns import chosen, described, to_turns
-from rag.errors import ConfigError, EngineClosed, ToolCallError
+from rag.errors import ConfigError, EngineClosed
 
 if TYPE_CHECKING:
     from rag.config import Settings
     from rag.glm.chat import Turn
     from rag.glm.load import LoadedGlm
-    from rag.glm.reply import Call
-    from rag.glm.sampling import Token
-    from rag.glm.served import Ask, Final, Found, Piece, ServedGlm
+    from rag.glm.served import Ask, Found, ServedGlm
     from rag.glm.tokenizer import ChatGLM3Tokenizer
 
 
@@ -126,6 +123,24 @@ class ChatGLM3(BaseChatModel):
     logprobs: bool = False
     top_logprobs: int = 0
     streaming: bool = False
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, fields: object, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """Tell of a wrong field in one line, as everything else here does."""
+        try:
+            return read(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                raise ConfigError(
+                    f"Unknown field {name!r} of ChatGLM3.",
+                    do=f"Known: {', '.join(cls.__annotations__.keys() & cls.model_fields.keys())}.",
+                ) from error
+            raise ConfigError(
+                f"{name} = {first['input']!r:.80} is not allowed.", do=f"{first['msg']}."
+            ) from error
 
     _served: ServedGlm | None = PrivateAttr(default=None)
     _given: weakref.ref[LoadedGlm] | None = PrivateAttr(default=None)  # what `of` was given
@@ -327,7 +342,7 @@ class ChatGLM3(BaseChatModel):
     ) -> ChatResult:
         served = self.load()
         turns, ask = self._asked(messages, stop, kwargs)
-        return self._result(list(served.answer(turns, ask)), served)
+        return result_of(list(served.answer(turns, ask)), served, self.model)
 
     async def _agenerate(
         self,
@@ -339,7 +354,7 @@ class ChatGLM3(BaseChatModel):
         served = await asyncio.to_thread(self.load)
         turns, ask = self._asked(messages, stop, kwargs)
         async with aclosing(served.aanswer(turns, ask)) as answer:
-            return self._result([part async for part in answer], served)
+            return result_of([part async for part in answer], served, self.model)
 
     def _stream(
         self,
@@ -352,7 +367,7 @@ class ChatGLM3(BaseChatModel):
         turns, ask = self._asked(messages, stop, kwargs)
         with closing(served.answer(turns, ask)) as answer:
             for part in answer:
-                chunk = self._chunk(part, served)
+                chunk = chunk_of(part, served, self.model)
                 if run_manager is not None:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -368,7 +383,7 @@ class ChatGLM3(BaseChatModel):
         turns, ask = self._asked(messages, stop, kwargs)
         async with aclosing(served.aanswer(turns, ask)) as answer:
             async for part in answer:
-                chunk = self._chunk(part, served)
+                chunk = chunk_of(part, served, self.model)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -396,6 +411,10 @@ class ChatGLM3(BaseChatModel):
         value = {name: call.get(name, getattr(self, name)) for name in _PER_CALL}
         # Who gives a temperature with a call wants it sampled with.
         samples = call.get("do_sample", self.do_sample or "temperature" in call)
+        if not isinstance(samples, bool):
+            raise ConfigError(
+                f"do_sample = {samples!r} is not allowed.", do="Expected True or False."
+            )
         sampling = Sampling(do_sample=False, seed=value["seed"])
         if samples and value["temperature"] != 0:
             sampling = Sampling(
@@ -411,75 +430,3 @@ class ChatGLM3(BaseChatModel):
             must_call=must,
         )
         return to_turns(messages, tools), ask
-
-    def _chunk(self, part: Piece | Final, served: ServedGlm) -> ChatGenerationChunk:
-        from rag.glm.served import Piece
-
-        if isinstance(part, Piece):
-            scored = [_scored(served, token) for token in part.tokens if token.logprob is not None]
-            metadata = {"logprobs": {"content": scored}} if scored else {}
-            message = AIMessageChunk(content=part.text, response_metadata=metadata)
-            return ChatGenerationChunk(message=message)
-        calls = [*map(_parsed, part.calls)]
-        # LangChain keeps no reason with what is streamed, so they are told here as well.
-        reasons = [error for _, _, error in calls if error]
-        return ChatGenerationChunk(
-            message=AIMessageChunk(
-                content="",
-                tool_call_chunks=[
-                    tool_call_chunk(name=call.name, args=args, id=_call_id(), index=index)
-                    for index, (call, args, _) in enumerate(calls)
-                ],
-                usage_metadata=UsageMetadata(
-                    input_tokens=part.prompt_tokens,
-                    output_tokens=part.new_tokens,
-                    total_tokens=part.prompt_tokens + part.new_tokens,
-                ),
-                response_metadata={
-                    "finish_reason": part.finish,
-                    "model_name": self.model,
-                    "model_provider": "chatglm3",
-                    **({"invalid_tool_calls": reasons} if reasons else {}),
-                },
-                chunk_position="last",
-            )
-        )
-
-    def _result(self, parts: Sequence[Piece | Final], served: ServedGlm) -> ChatResult:
-        chunks = [self._chunk(part, served) for part in parts]
-        whole = chunks[0] + chunks[1:] if len(chunks) > 1 else chunks[0]
-        message = message_chunk_to_message(whole.message)
-        if isinstance(message, AIMessage):
-            message.invalid_tool_calls = [
-                invalid_tool_call(name=call.name, args=call.source, id=_call_id(), error=error)
-                for call, _, error in map(_parsed, parts[-1].calls)  # type: ignore[union-attr]
-                if error
-            ]
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-def _scored(served: ServedGlm, token: Token) -> dict[str, Any]:
-    """One token's log-probabilities, in the form of OpenAI's endpoint."""
-
-    def entry(id_: int, logprob: float | None) -> dict[str, Any]:
-        text = served.tokenizer.token_text(id_)
-        return {"token": text, "logprob": logprob}
-
-    top = [entry(id_, logprob) for id_, logprob in token.top]
-    return {**entry(token.id, token.logprob), "top_logprobs": top}
-
-
-def _parsed(call: Call) -> tuple[Call, str, str]:
-    """A call, its arguments as JSON, and why it cannot be made ("" if it can).
-
-    Arguments that cannot be read are quoted as code: LangChain would mend what begins like JSON.
-    """
-    try:
-        return call, json.dumps(call.parameters(), ensure_ascii=False), ""
-    except ToolCallError as error:
-        quoted = call.source if call.source.lstrip().startswith("```") else f"```{call.source}```"
-        return call, quoted, str(error)
-
-
-def _call_id() -> str:
-    return f"call_{uuid4().hex}"

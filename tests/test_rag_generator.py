@@ -59,6 +59,28 @@ def test_ask_with_random_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("chatglm3")
+def test_a_cut_answer_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOUJU_PROMPT_TOKENS", "4000")
+    assert run("ask", QUESTION, "--json").json["finish"] == "length"
+    assert "was cut off at its limit; raise generator_max_tokens" in run("ask", QUESTION).out
+    monkeypatch.setenv("YOUJU_GENERATOR", "extractive")
+    assert run("ask", QUESTION, "--json").json["finish"] == "stop"
+    assert "cut off" not in run("ask", QUESTION).out
+
+
+@pytest.mark.usefixtures("chatglm3")
+@pytest.mark.parametrize(
+    ("most", "remedy"), [("15984", "lower generator_max_tokens"), ("40", "raise prompt_tokens")]
+)
+def test_too_little_room_names_the_setting_that_is_the_limit(
+    run: Run, monkeypatch: pytest.MonkeyPatch, most: str, remedy: str
+) -> None:
+    monkeypatch.setenv("YOUJU_PROMPT_TOKENS", "500")
+    monkeypatch.setenv("YOUJU_GENERATOR_MAX_TOKENS", most)
+    assert_one_line(run("ask", QUESTION), 2, remedy)
+
+
+@pytest.mark.usefixtures("chatglm3")
 def test_no_evidence_loads_no_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: ChatGLM3) -> None:
         raise AssertionError("the weights were loaded")

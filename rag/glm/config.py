@@ -75,13 +75,15 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "fp32_residual_connection": (False,),
     "tie_word_embeddings": (False,),
     "interleaved_qkv": (False,),
-    "eos_token_id": (EOS, None),
+    "eos_token_id": (EOS, None, [EOS], [EOS, CHATGLM3_PIECES + 6, CHATGLM3_PIECES + 8]),
     "pad_token_id": (PAD, None),
 }
 _NO_EFFECT = {
     # Names and bookkeeping.
     "architectures", "auto_map", "transformers_version", "bos_token_id", "use_cache",
     "_commit_hash", "_attn_implementation_autoset",
+    # How it is computed and trained, not what.
+    "_attn_implementation", "attn_implementation", "gradient_checkpointing",
     # Scaled by a layer's number, and back again inside the softmax.
     "apply_query_key_layer_scaling", "attention_softmax_in_fp32",
     # Speed, dropout in training, a head this model does not have.
@@ -394,7 +396,10 @@ def _check(shape: GlmShape, config: Mapping[str, Any], where: str | Path) -> Non
     elif config.get("vocab_size", shape.vocabulary) != shape.vocabulary:
         wrong = f"vocab_size {config['vocab_size']} is not the padded {shape.vocabulary}"
     elif shape.layers > MOST_LAYERS or max(shape.hidden, shape.intermediate) > MOST_WIDTH:
-        wrong = "its sizes are beyond any ChatGLM3"
+        wrong = (
+            f"its sizes are beyond any ChatGLM3, at most {MOST_LAYERS:,} layers and a width of "
+            f"{MOST_WIDTH:,}"
+        )
     if wrong or shape.rope_ratio <= 0 or shape.epsilon <= 0:
         raise CheckpointError(
             f"The config of {where} is contradictory: "

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rag.errors import CheckpointError, ModelError
+from rag.errors import CheckpointError, ConfigError, ModelError
 from rag.glm.adapters import adapter_kind
 from rag.glm.checkpoint import SAMPLING
-from rag.glm.config import Dtype, GlmShape, native_config
+from rag.glm.config import DTYPES, Dtype, GlmShape, native_config
 from rag.glm.hub import find_checkpoint
 from rag.glm.lora import Lora, read_lora
 from rag.glm.packing import Packed
@@ -77,10 +77,17 @@ def load_chatglm3(
             mapped while the model lives: they may be deleted, but not written into.
 
     Raises:
+        ConfigError: If the dtype is none, or the device is none or not there.
         CheckpointError: If a folder is another model, incomplete, damaged or holds code.
         AdapterMismatch: If the adapter was trained on another model.
         ModelError: If there is no such model here, or memory does not suffice.
     """
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(
+            f"dtype = {dtype!r} is not allowed.",
+            do=f"Expected one of {', '.join(map(repr, DTYPES))}, or None for the stored one.",
+        )
+    require_device(device)
     folder = find_checkpoint(str(path_or_hub_id), download=download)
     source = open_source(folder)
     shape, dtype = source.shape, dtype or source.dtype
@@ -115,6 +122,26 @@ def load_chatglm3(
             raise
         raise _too_large(name, shape, dtype, device) from error
     return LoadedGlm(model, source.tokenizer, shape, source.stop_ids, name, prefix)
+
+
+def require_device(device: str | torch.device) -> None:
+    """Refuse what PyTorch knows no device by, and a GPU it does not find.
+
+    Raises:
+        ConfigError: Saying which.
+    """
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"device (generator_device) = {device!r} is no device.", do="Expected cpu or cuda:0."
+        ) from error
+    cuda = torch.cuda.device_count()
+    if known.type == "cuda" and (known.index or 0) >= cuda:
+        raise ConfigError(
+            f"device (generator_device) = {device}, but PyTorch finds {cuda} GPUs.",
+            do="Set it to cpu.",
+        )
 
 
 def build_model(
