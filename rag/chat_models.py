@@ -134,9 +134,9 @@ class ChatGLM3(BaseChatModel):
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
             if first["type"] == "extra_forbidden":
+                ours = [known for known in ChatGLM3.__annotations__ if known in cls.model_fields]
                 raise ConfigError(
-                    f"Unknown field {name!r} of ChatGLM3.",
-                    do=f"Known: {', '.join(cls.__annotations__.keys() & cls.model_fields.keys())}.",
+                    f"Unknown field {name!r} of ChatGLM3.", do=f"Known: {', '.join(ours)}."
                 ) from error
             raise ConfigError(
                 f"{name} = {first['input']!r:.80} is not allowed.", do=f"{first['msg']}."

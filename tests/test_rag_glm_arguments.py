@@ -24,7 +24,7 @@ from rag.glm.load import load_chatglm3
         ({"timeout": "soon"}, "timeout = 'soon'"),
         ({"do_sample": "perhaps"}, "do_sample = 'perhaps'"),
         ({"stop": "###"}, "stop = '###'"),
-        ({"temprature": 1}, "Unknown field 'temprature'.* temperature,"),
+        ({"temprature": 1}, "Unknown field 'temprature'.*: model, adapter,.* temperature,"),
     ],
 )
 def test_a_wrong_field_is_told_in_one_line(wrong: dict[str, Any], says: str) -> None:
