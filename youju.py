@@ -20,6 +20,7 @@ from eval.cli import app as eval_app
 from ingest import cli as ingest_cli
 from ingest.cli import JsonOption, StoreOption
 from rag.errors import UsageError, YoujuError
+from rag.glm.cli import TERMINATED
 from rag.glm.cli import app as glm_app
 from rag.terminal import complain, one_line, place, print_json, print_table, say
 
@@ -59,6 +60,9 @@ def _options(
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
+
+_GOES_ON = frozenset({"ingest", "delete", "reindex"})
+"""Verbs that commit as they go."""
 
 TopKOption = Annotated[
     int | None,
@@ -223,6 +227,7 @@ def answer_json(store: str, answer: Answer) -> dict[str, object]:
         "citations": [asdict(citation) for citation in answer.citations],
         "store": store,
         "dropped": answer.dropped,
+        "finish": answer.finish,
         "timings": {step: round(seconds, 4) for step, seconds in answer.timings.items()},
     }
 
@@ -246,9 +251,7 @@ def run(arguments: list[str], *, debug: bool) -> int:
         debug: Print the traceback of an error, too.
     """
     try:
-        # Not app(...): that would put a hook for uncaught errors of its own in place of ours.
-        command = typer.main.get_command(app)
-        status = command(args=arguments, prog_name="youju", standalone_mode=False)
+        status = _status(arguments)
         sys.stdout.flush()
     except YoujuError as error:
         if debug:
@@ -272,11 +275,32 @@ def run(arguments: list[str], *, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         _discard_output()
-        complain(f"Cannot write the output: {error.strerror or error}.")
+        where = f"use {error.filename}" if error.filename is not None else "write the output"
+        complain(f"Cannot {where}: {error.strerror or error}.")
         return 1
-    if status == INTERRUPTED:
-        complain("Stopped; what was committed before is kept. Run it again to go on.")
+    if status in (INTERRUPTED, TERMINATED):
+        complain(_stopped(arguments))
     return status if isinstance(status, int) else 0
+
+
+def _status(arguments: list[str]) -> object:
+    # Not app(...): that would put a hook for uncaught errors of its own in place of ours.
+    command = typer.main.get_command(app)
+    try:
+        return command(args=arguments, prog_name="youju", standalone_mode=False)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as stop:
+        if stop.code != TERMINATED:
+            raise
+        return TERMINATED
+
+
+def _stopped(arguments: list[str]) -> str:
+    verb = arguments[0] if arguments else ""
+    if verb in _GOES_ON:
+        return "Stopped; what was committed before is kept. Run it again to go on."
+    return "Stopped; nothing was written." if verb == "glm" else "Stopped."
 
 
 def _discard_output() -> None:
@@ -299,6 +323,8 @@ def _print_answer(answer: Answer) -> None:
         say(f"    “{one_line(citation.quote, 300)}”")
     for sentence in answer.unsupported:
         say(f"Not supported by the documents: {one_line(sentence, 300)}")
+    if answer.finish == "length":
+        say("The answer was cut off at its limit; raise generator_max_tokens for a longer one.")
     if answer.dropped:
         say(f"Found, but not shown to the model for want of room: {answer.dropped} passages.")
 

@@ -141,11 +141,12 @@ def make_chatglm3(settings: Settings) -> tuple[ChatGLM3, Callable[[str], int], i
 
 @dataclass(frozen=True, slots=True)
 class _Generator:
-    """A chat model, how it counts tokens, room for its prompt, and what wraps its calls."""
+    """A chat model, how it counts tokens, its prompt's room and how to enlarge it, its errors."""
 
     model: BaseChatModel
     count_tokens: Callable[[str], int]
     budget: int
+    remedy: str = "raise prompt_tokens"
     errors: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
@@ -208,6 +209,7 @@ class Rag:
             template=load_template(settings.prompt_file),
             count_tokens=generator.count_tokens,
             budget=generator.budget,
+            remedy=generator.remedy,
             analyzer=self.analyzer,
             errors=generator.errors,
             max_tokens=settings.generator_max_tokens,
@@ -253,7 +255,10 @@ class Rag:
     def _generator(self) -> _Generator:
         settings = self.settings
         if settings.generator == "chatglm3":
-            return _Generator(*make_chatglm3(settings))
+            model, count, budget = make_chatglm3(settings)
+            if budget < settings.prompt_tokens:  # the model's context is the limit
+                return _Generator(model, count, budget, "lower generator_max_tokens")
+            return _Generator(model, count, budget)
         from rag.chat_models import openai_chat_model
         from rag.endpoint_errors import endpoint_errors
 

@@ -168,6 +168,7 @@ class Generating:
         template: The prompt.
         count_tokens: Counts tokens for the budget.
         budget: Room for the prompt, tokens.
+        remedy: What makes that room larger, for messages.
         analyzer: Splits sentences and passages into terms for the citation check.
         errors: Wraps each call of the model; turns its faults into ModelError.
         max_tokens: Longest answer, which options cannot raise; None: anything goes.
@@ -182,6 +183,7 @@ class Generating:
         count_tokens: Callable[[str], int],
         budget: int,
         analyzer: Analyzer,
+        remedy: str = "raise prompt_tokens",
         errors: Callable[[], AbstractContextManager[None]] = nullcontext,
         max_tokens: int | None = None,
     ) -> None:
@@ -190,6 +192,7 @@ class Generating:
         self._template = template
         self._count = count_tokens
         self._budget = budget
+        self._remedy = remedy
         self._analyzer = analyzer
 
     def answer(
@@ -256,7 +259,7 @@ class Generating:
     ) -> Prompt:
         return build_prompt(
             question, hits, history, template=self._template, instructions=options.instructions,
-            count_tokens=self._count, budget=self._budget,
+            count_tokens=self._count, budget=self._budget, remedy=self._remedy,
         )  # fmt: skip
 
 

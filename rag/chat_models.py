@@ -1,51 +1,47 @@
 """LangChain chat models: ChatGLM3 in this process, and any OpenAI-compatible endpoint.
 
-This module translates between LangChain's types and ours. What is asked, and what becomes of the
-answer, is rag.prompt's and rag.citations' business; an endpoint's faults are endpoint_errors.py's;
-how ChatGLM3 generates is rag.glm's. Importing it loads no model and no PyTorch.
+This module answers as LangChain asks; chat_turns.py makes turns of its messages, and chat_reply.py
+messages of what is answered. What is asked, and what becomes of the answer, is rag.prompt's and
+rag.citations' business; an endpoint's faults are endpoint_errors.py's; how ChatGLM3 generates is
+rag.glm's. Importing it loads no model and no PyTorch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.base import LangSmithParams, LanguageModelInput
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-    ChatMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-    message_chunk_to_message,
-)
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import invalid_tool_call, tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, PrivateAttr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
-from rag.errors import ChatError, ConfigError, EngineClosed, ToolCallError
+from rag.chat_reply import chunk_of, result_of
+from rag.chat_turns import chosen, described, to_turns
+from rag.errors import ConfigError, EngineClosed
 
 if TYPE_CHECKING:
     from rag.config import Settings
     from rag.glm.chat import Turn
     from rag.glm.load import LoadedGlm
-    from rag.glm.reply import Call
-    from rag.glm.sampling import Token
-    from rag.glm.served import Ask, Final, Piece, ServedGlm
+    from rag.glm.served import Ask, Found, ServedGlm
+    from rag.glm.tokenizer import ChatGLM3Tokenizer
 
 
 def openai_chat_model(settings: Settings) -> BaseChatModel:
@@ -68,17 +64,14 @@ def openai_chat_model(settings: Settings) -> BaseChatModel:
     )
 
 
-TOOLS_PROMPT = (
-    "Answer the following questions as best as you can. You have access to the following tools:"
-)
-"""What the official demos write before the tools."""
-
 _PER_CALL = (
     "do_sample", "temperature", "top_p", "top_k", "seed", "max_tokens", "logprobs", "top_logprobs",
     "timeout",
 )  # fmt: skip
 _NOT_OURS = ("ls_structured_output_format", "strict", "parallel_tool_calls", "stream_usage")
 """What LangChain passes on that changes nothing here."""
+_METHODS = ("function_calling", "json_schema", "json_mode")
+"""Ways to structured output that LangChain's users ask for."""
 
 
 class ChatGLM3(BaseChatModel):
@@ -131,9 +124,28 @@ class ChatGLM3(BaseChatModel):
     top_logprobs: int = 0
     streaming: bool = False
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, fields: object, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """Tell of a wrong field in one line, as everything else here does."""
+        try:
+            return read(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                ours = [known for known in ChatGLM3.__annotations__ if known in cls.model_fields]
+                raise ConfigError(
+                    f"Unknown field {name!r} of ChatGLM3.", do=f"Known: {', '.join(ours)}."
+                ) from error
+            raise ConfigError(
+                f"{name} = {first['input']!r:.80} is not allowed.", do=f"{first['msg']}."
+            ) from error
+
     _served: ServedGlm | None = PrivateAttr(default=None)
     _given: weakref.ref[LoadedGlm] | None = PrivateAttr(default=None)  # what `of` was given
     _loading: Any = PrivateAttr(default_factory=threading.Lock)
+    _counting: ChatGLM3Tokenizer | None = PrivateAttr(default=None)
 
     @classmethod
     def of(cls, loaded: LoadedGlm, **fields: Any) -> ChatGLM3:  # noqa: ANN401  pydantic checks
@@ -152,6 +164,7 @@ class ChatGLM3(BaseChatModel):
         """Load the model now, if it is not loaded yet; after a breakdown, begin anew with it.
 
         Raises:
+            ConfigError: If no model was given, or its dtype or device is none.
             ModelError: As `load_chatglm3`.
             EngineClosed: If it was closed, and the model that `of` was given is gone.
         """
@@ -175,9 +188,9 @@ class ChatGLM3(BaseChatModel):
                 )
             return loaded
         from rag.glm.load import load_chatglm3
-        from rag.glm.served import fitting, look_up
+        from rag.glm.served import fitting
 
-        found = look_up(self.model, download=self.download)
+        found = self._found()
         dtype, device = fitting(self.dtype, self.device, found.source)
         return load_chatglm3(found.folder, dtype, device, adapter=self.adapter or None)
 
@@ -209,9 +222,100 @@ class ChatGLM3(BaseChatModel):
         Raises:
             ConfigError: If something is no tool, or tool_choice names none.
         """
-        described = _described(tools)
-        _chosen(described, tool_choice)
-        return self.bind(tools=described, tool_choice=tool_choice, **kwargs)
+        told = described(tools)
+        chosen(told, tool_choice)
+        return self.bind(tools=told, tool_choice=tool_choice, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answer with an object of a schema: the model has to call a tool with its fields.
+
+        Args:
+            schema: A Pydantic class, a TypedDict, or a JSON or OpenAI schema.
+            include_raw: Give {"raw", "parsed", "parsing_error"} instead.
+            kwargs: `method`, as LangChain names them; each is done by a tool call here. `strict`
+                changes nothing.
+
+        Returns:
+            What gives an object of a Pydantic class, else a dict. It raises ToolCallError for a
+            call that cannot be read, unless include_raw is set.
+
+        Raises:
+            ConfigError: If the schema is no tool, or the method another.
+        """
+        from rag.chat_structured import call_parser
+
+        for name, value in kwargs.items():
+            if name != "strict" and not (name == "method" and value in (None, *_METHODS)):
+                raise ConfigError(
+                    f"with_structured_output of ChatGLM3 does not know {name} = {value!r}.",
+                    do=f"Known: method = {', '.join(_METHODS)}.",
+                )
+        shown = {"kwargs": {"method": _METHODS[0]}, "schema": schema}
+        asked = self.bind_tools([schema], tool_choice="any", ls_structured_output_format=shown)
+        parser = call_parser(schema)
+        if not include_raw:
+            return asked | parser
+        parsed = RunnablePassthrough.assign(
+            parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+        )
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=asked) | parsed.with_fallbacks(
+            [failed], exception_key="parsing_error"
+        )
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the ids of a text, without control tokens; loads no weights.
+
+        Raises:
+            ModelError: As `load_chatglm3`, if the model's folder cannot be used.
+        """
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._tokenizer().encode(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Return how many ids the model is asked with for these messages; loads no weights.
+
+        Args:
+            messages: Oldest first.
+            tools: What is told with them.
+
+        Raises:
+            ChatError: If a message cannot be told to ChatGLM3.
+            ConfigError: If something is no tool.
+            ModelError: As `get_token_ids`.
+        """
+        from rag.glm.chat import prompt_ids
+
+        return len(prompt_ids(self._tokenizer(), to_turns(messages, described(tools or []))))
+
+    def _tokenizer(self) -> ChatGLM3Tokenizer:
+        served, given = self._served, self._given() if self._given is not None else None
+        if served is not None:
+            return served.tokenizer
+        if given is not None and given.tokenizer is not None:
+            return given.tokenizer
+        if self._counting is None:
+            self._counting = self._found().tokenizer
+        return self._counting
+
+    def _found(self) -> Found:
+        from rag.glm.served import look_up
+
+        if not self.model:
+            raise ConfigError(
+                "ChatGLM3 was made without a model.",
+                do="Give model=, a folder or a name on the hub.",
+            )
+        return look_up(self.model, download=self.download)
 
     # -- what LangChain calls ----------------------------------------------------------------------
 
@@ -238,7 +342,7 @@ class ChatGLM3(BaseChatModel):
     ) -> ChatResult:
         served = self.load()
         turns, ask = self._asked(messages, stop, kwargs)
-        return self._result(list(served.answer(turns, ask)), served)
+        return result_of(list(served.answer(turns, ask)), served, self.model)
 
     async def _agenerate(
         self,
@@ -250,7 +354,7 @@ class ChatGLM3(BaseChatModel):
         served = await asyncio.to_thread(self.load)
         turns, ask = self._asked(messages, stop, kwargs)
         async with aclosing(served.aanswer(turns, ask)) as answer:
-            return self._result([part async for part in answer], served)
+            return result_of([part async for part in answer], served, self.model)
 
     def _stream(
         self,
@@ -263,7 +367,7 @@ class ChatGLM3(BaseChatModel):
         turns, ask = self._asked(messages, stop, kwargs)
         with closing(served.answer(turns, ask)) as answer:
             for part in answer:
-                chunk = self._chunk(part, served)
+                chunk = chunk_of(part, served, self.model)
                 if run_manager is not None:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -279,7 +383,7 @@ class ChatGLM3(BaseChatModel):
         turns, ask = self._asked(messages, stop, kwargs)
         async with aclosing(served.aanswer(turns, ask)) as answer:
             async for part in answer:
-                chunk = self._chunk(part, served)
+                chunk = chunk_of(part, served, self.model)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
@@ -294,8 +398,8 @@ class ChatGLM3(BaseChatModel):
         from rag.glm.served import Ask
 
         call = {key: value for key, value in given.items() if key not in _NOT_OURS}
-        described = _described(call.pop("tools", None) or [])
-        tools, must = _chosen(described, call.pop("tool_choice", None))
+        known = described(call.pop("tools", None) or [])
+        tools, must = chosen(known, call.pop("tool_choice", None))
         stop = self.stop if stop is None else stop
         if "max_new_tokens" in call:
             call["max_tokens"] = call.pop("max_new_tokens")
@@ -307,6 +411,10 @@ class ChatGLM3(BaseChatModel):
         value = {name: call.get(name, getattr(self, name)) for name in _PER_CALL}
         # Who gives a temperature with a call wants it sampled with.
         samples = call.get("do_sample", self.do_sample or "temperature" in call)
+        if not isinstance(samples, bool):
+            raise ConfigError(
+                f"do_sample = {samples!r} is not allowed.", do="Expected True or False."
+            )
         sampling = Sampling(do_sample=False, seed=value["seed"])
         if samples and value["temperature"] != 0:
             sampling = Sampling(
@@ -322,177 +430,3 @@ class ChatGLM3(BaseChatModel):
             must_call=must,
         )
         return to_turns(messages, tools), ask
-
-    def _chunk(self, part: Piece | Final, served: ServedGlm) -> ChatGenerationChunk:
-        from rag.glm.served import Piece
-
-        if isinstance(part, Piece):
-            scored = [_scored(served, token) for token in part.tokens if token.logprob is not None]
-            metadata = {"logprobs": {"content": scored}} if scored else {}
-            message = AIMessageChunk(content=part.text, response_metadata=metadata)
-            return ChatGenerationChunk(message=message)
-        calls = [*map(_parsed, part.calls)]
-        # LangChain keeps no reason with what is streamed, so they are told here as well.
-        reasons = [error for _, _, error in calls if error]
-        return ChatGenerationChunk(
-            message=AIMessageChunk(
-                content="",
-                tool_call_chunks=[
-                    tool_call_chunk(name=call.name, args=args, id=_call_id(), index=index)
-                    for index, (call, args, _) in enumerate(calls)
-                ],
-                usage_metadata=UsageMetadata(
-                    input_tokens=part.prompt_tokens,
-                    output_tokens=part.new_tokens,
-                    total_tokens=part.prompt_tokens + part.new_tokens,
-                ),
-                response_metadata={
-                    "finish_reason": part.finish,
-                    "model_name": self.model,
-                    "model_provider": "chatglm3",
-                    **({"invalid_tool_calls": reasons} if reasons else {}),
-                },
-                chunk_position="last",
-            )
-        )
-
-    def _result(self, parts: Sequence[Piece | Final], served: ServedGlm) -> ChatResult:
-        chunks = [self._chunk(part, served) for part in parts]
-        whole = chunks[0] + chunks[1:] if len(chunks) > 1 else chunks[0]
-        message = message_chunk_to_message(whole.message)
-        if isinstance(message, AIMessage):
-            message.invalid_tool_calls = [
-                invalid_tool_call(name=call.name, args=call.source, id=_call_id(), error=error)
-                for call, _, error in map(_parsed, parts[-1].calls)  # type: ignore[union-attr]
-                if error
-            ]
-        return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-def _described(tools: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return each tool's name, description and parameters, as the model is told them."""
-    described = []
-    for tool in tools:
-        try:
-            function = convert_to_openai_tool(tool)["function"]
-            named = isinstance(function["name"], str) and function["name"].strip()
-        except (ValueError, TypeError, LookupError) as error:
-            raise _no_tool(tool) from error
-        if not named:
-            raise _no_tool(tool)
-        described.append(function)
-    return described
-
-
-def _no_tool(tool: object) -> ConfigError:
-    return ConfigError(
-        f"{tool!r:.120} is no tool with a name.",
-        do='Expected a function, a class, or {"type": "function", "function": {"name": ...}}.',
-    )
-
-
-def _chosen(
-    tools: Sequence[dict[str, Any]], choice: str | dict[str, Any] | bool | None
-) -> tuple[Sequence[dict[str, Any]], list[str]]:
-    """Return the tools to tell of, and the names of those one of which must be called."""
-    names = [tool["name"] for tool in tools]
-    if isinstance(choice, dict):
-        choice = str(choice.get("function", choice).get("name", ""))
-    if choice == "none":
-        return [], []
-    if choice in ("any", "required", True):
-        return tools, names
-    if choice in names:
-        return tools, [str(choice)]
-    if choice in (None, "auto", False):
-        return tools, []
-    raise ConfigError(
-        f"tool_choice {choice!r} is no tool.",
-        do=f"Expected auto, any, none or one of {', '.join(names)}.",
-    )
-
-
-def to_turns(
-    messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]] = ()
-) -> list[Turn]:
-    """Translate LangChain's messages into ChatGLM3's turns.
-
-    Args:
-        messages: Oldest first. A ChatMessage may have any of ChatGLM3's roles.
-        tools: Descriptions; they go behind the first system message's text, or a new one's.
-
-    Raises:
-        ChatError: If a message's role is another, or it holds something else than text.
-    """
-    from rag.glm.chat import Turn
-    from rag.glm.data import tool_call as written
-
-    turns: list[Turn] = []
-    for message in messages:
-        text = _text(message)
-        if isinstance(message, SystemMessage):
-            turns.append(Turn("system", text))
-        elif isinstance(message, HumanMessage):
-            turns.append(Turn("user", text))
-        elif isinstance(message, ToolMessage):
-            turns.append(Turn("observation", text))
-        elif isinstance(message, AIMessage):
-            if text or not message.tool_calls:
-                turns.append(Turn("assistant", text))
-            turns += [
-                Turn("assistant", written(call["args"]), metadata=call["name"])
-                for call in message.tool_calls
-            ]
-        else:
-            role = message.role if isinstance(message, ChatMessage) else message.type
-            turns.append(Turn(role, text))  # type: ignore[arg-type]  # an unknown one is refused
-    if tools:
-        first = turns[0].content if turns and turns[0].role == "system" else ""
-        told = Turn("system", f"{first}\n{TOOLS_PROMPT}".lstrip(), tools=list(tools))
-        turns = [told, *(turns[1:] if turns and turns[0].role == "system" else turns)]
-    return turns
-
-
-def _text(message: BaseMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    parts = []
-    for block in message.content:
-        if isinstance(block, str):
-            parts.append(block)
-        elif block.get("type") == "text" and isinstance(block.get("text"), str):
-            parts.append(block["text"])
-        elif block.get("type") not in ("tool_use", "tool_call", "reasoning", "thinking"):
-            # Calls are in tool_calls as well; what another model thought is not said.
-            raise ChatError(
-                f"A message holds {block.get('type')!r}; ChatGLM3 reads text.",
-                do="Send text only.",
-            )
-    return "".join(parts)
-
-
-def _scored(served: ServedGlm, token: Token) -> dict[str, Any]:
-    """One token's log-probabilities, in the form of OpenAI's endpoint."""
-
-    def entry(id_: int, logprob: float | None) -> dict[str, Any]:
-        text = served.tokenizer.token_text(id_)
-        return {"token": text, "logprob": logprob}
-
-    top = [entry(id_, logprob) for id_, logprob in token.top]
-    return {**entry(token.id, token.logprob), "top_logprobs": top}
-
-
-def _parsed(call: Call) -> tuple[Call, str, str]:
-    """A call, its arguments as JSON, and why it cannot be made ("" if it can).
-
-    Arguments that cannot be read are quoted as code: LangChain would mend what begins like JSON.
-    """
-    try:
-        return call, json.dumps(call.parameters(), ensure_ascii=False), ""
-    except ToolCallError as error:
-        quoted = call.source if call.source.lstrip().startswith("```") else f"```{call.source}```"
-        return call, quoted, str(error)
-
-
-def _call_id() -> str:
-    return f"call_{uuid4().hex}"

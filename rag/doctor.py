@@ -154,7 +154,7 @@ def _generator(settings: Settings) -> Finding:
 def _chatglm3(settings: Settings) -> Finding:
     """Look through the model's folder; its weights, which take minutes, are not loaded."""
     from rag.build import make_chatglm3
-    from rag.glm.adapters import adapter_kind
+    from rag.glm.load import read_adapter
     from rag.glm.served import fitting, look_up
 
     model, _, budget = make_chatglm3(settings)
@@ -167,9 +167,7 @@ def _chatglm3(settings: Settings) -> Finding:
         f"to run as {dtype} on {device}; context {shape.context:,}, {budget:,} for the prompt"
     )
     if settings.generator_adapter:
-        kind = adapter_kind(Path(settings.generator_adapter))
-        if kind is None:
-            what = f"{settings.generator_adapter} holds no adapter; check generator_adapter"
-            return Finding("missing", "generator chatglm3", what)
+        lora, _ = read_adapter(Path(settings.generator_adapter), found.source)
+        kind = "LoRA" if lora else "P-Tuning"
         detail += f"; {kind} adapter {settings.generator_adapter}"
     return Finding("ok", "generator chatglm3", detail)

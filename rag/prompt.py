@@ -151,6 +151,7 @@ def build_prompt(
     instructions: str = "",
     count_tokens: Callable[[str], int],
     budget: int,
+    remedy: str = "raise prompt_tokens",
 ) -> Prompt:
     """Build the messages that ask a model to answer from passages.
 
@@ -166,6 +167,7 @@ def build_prompt(
             rules, unable to open or close a passage. Blank: nothing.
         count_tokens: Tokens of a text.
         budget: Most tokens for all messages.
+        remedy: What makes the budget larger, for messages.
 
     Raises:
         QueryError: If not even the question fits, with the instructions.
@@ -191,7 +193,7 @@ def build_prompt(
         asked = "question and its instructions need" if told else "question needs"
         raise QueryError(
             f"The {asked} {bare:,} tokens with the prompt; {budget:,} are allowed.",
-            do=f"Shorten {'them' if told else 'it'}, or raise prompt_tokens.",
+            do=f"Shorten {'them' if told else 'it'}, or {remedy}.",
         )
     turns = [message for message in history if message.role != "system"]
     kept = _newest(turns, min(budget - bare, int(budget * HISTORY_SHARE)), cost)
@@ -202,8 +204,8 @@ def build_prompt(
         passages -= 1
     if hits and not passages:
         raise ConfigError(
-            f"Not one passage fits into prompt_tokens = {budget:,}.",
-            do="Raise prompt_tokens, or make chunks smaller.",
+            f"Not one passage fits into the {budget:,} tokens of the prompt.",
+            do=f"Make chunks smaller, or {remedy}.",
         )
     last = user(passages)
     return Prompt(

@@ -24,7 +24,7 @@ def test_ask_json_has_the_documented_shape_and_exact_quotes(samples: Path, run: 
     answer = done.json
     assert done.status == 0
     assert set(answer) == {
-        "answer", "refused", "unsupported", "dropped", "citations", "store", "timings",
+        "answer", "refused", "unsupported", "dropped", "finish", "citations", "store", "timings",
     }  # fmt: skip
     assert answer["store"] == "samples"
     assert answer["refused"] is False

@@ -11,6 +11,7 @@ from command import Run, assert_one_line
 from glm_models import write_official
 from glm_serving import CHATTY, scripted, write_chatty
 from glm_tokenizers import write_model
+from test_rag_glm_adapters import write_official_lora
 
 from rag.build import build_rag, make_chatglm3
 from rag.chain import Generating
@@ -18,6 +19,7 @@ from rag.chat_models import ChatGLM3
 from rag.config import Settings
 from rag.errors import ConfigError, ModelError
 from rag.glm.chat import Turn, prompt_ids
+from rag.glm.quantize import quantize
 from rag.prompt import load_template
 from rag.refusal import refusal_text
 from rag.schema import Answer
@@ -54,6 +56,28 @@ def test_ask_with_random_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert "Not supported by the documents: " in said.out
     assert "for want of room: " in said.out
     assert run("ask", QUESTION, "--json").json["answer"] == done.json["answer"]
+
+
+@pytest.mark.usefixtures("chatglm3")
+def test_a_cut_answer_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOUJU_PROMPT_TOKENS", "4000")
+    assert run("ask", QUESTION, "--json").json["finish"] == "length"
+    assert "was cut off at its limit; raise generator_max_tokens" in run("ask", QUESTION).out
+    monkeypatch.setenv("YOUJU_GENERATOR", "extractive")
+    assert run("ask", QUESTION, "--json").json["finish"] == "stop"
+    assert "cut off" not in run("ask", QUESTION).out
+
+
+@pytest.mark.usefixtures("chatglm3")
+@pytest.mark.parametrize(
+    ("most", "remedy"), [("15984", "lower generator_max_tokens"), ("40", "raise prompt_tokens")]
+)
+def test_too_little_room_names_the_setting_that_is_the_limit(
+    run: Run, monkeypatch: pytest.MonkeyPatch, most: str, remedy: str
+) -> None:
+    monkeypatch.setenv("YOUJU_PROMPT_TOKENS", "500")
+    monkeypatch.setenv("YOUJU_GENERATOR_MAX_TOKENS", most)
+    assert_one_line(run("ask", QUESTION), 2, remedy)
 
 
 @pytest.mark.usefixtures("chatglm3")
@@ -195,6 +219,28 @@ def test_doctor_says_which_file_is_missing(
     write_model(folder)
     (folder / "model.safetensors").unlink()
     assert run("doctor").status == 1
+
+
+@pytest.mark.usefixtures("chatglm3")
+def test_doctor_finds_what_ask_would_stop_at(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wide: Path
+) -> None:
+    for name, trained_on in (("lora", "tiny/chatglm3"), ("foreign", "THUDM/chatglm2-6b")):
+        write_official_lora(tmp_path / name, CHATTY, base_model_name_or_path=trained_on)
+    small = tmp_path / "small"
+    quantize(wide, small, 8)
+    for model, adapter, says in (
+        (wide, "lora", ""),
+        (small, "lora", "is quantised: a LoRA adapter"),
+        (wide, "foreign", "was trained on 'THUDM/chatglm2-6b'"),
+        (wide, "absent", "no adapter folder"),
+    ):
+        monkeypatch.setenv("YOUJU_GENERATOR_MODEL", str(model))
+        monkeypatch.setenv("YOUJU_GENERATOR_ADAPTER", str(tmp_path / adapter))
+        done = run("doctor", "--json")
+        (row,) = [f for f in done.json["findings"] if f["what"].startswith("generator")]
+        assert (done.status, row["status"]) == ((1, "missing") if says else (0, "ok")), row
+        assert says in row["detail"]
 
 
 def test_a_device_or_dtype_that_is_none(wide: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,29 @@ def test_a_folder_s_name_is_no_family() -> None:
 
 
 @pytest.mark.parametrize(
+    "harmless",
+    [
+        {"gradient_checkpointing": True},
+        {"attn_implementation": "sdpa"},
+        {"_attn_implementation": "eager"},
+        {"eos_token_id": [2]},
+        {"eos_token_id": [2, 64795, 64797]},
+    ],
+)
+def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
+    assert read_official(CONFIG | harmless, "x") == read_official(CONFIG, "x")
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8-sig")
+    assert read_json(tmp_path / "config.json") == CONFIG
+
+
+@pytest.mark.parametrize(
     ("change", "parts"),
     [
+        ({"eos_token_id": [2, 5]}, ["eos_token_id = [2, 5]"]),
+        ({"hidden_size": 2**30}, ["at most 1,000 layers and a width of 1,000,000"]),
         ({"sliding_window": 4096}, ["unknown key 'sliding_window'"]),
         ({"rmsnorm": False}, ["rmsnorm = False"]),
         ({"original_rope": False}, ["original_rope = False"]),

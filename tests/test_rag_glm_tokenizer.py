@@ -185,7 +185,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, length: int) -> None:
     [
         (b"", "unigram"),
         (b"\x80" * 11, "cut off or no SentencePiece model"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "no SentencePiece model"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         (model_bytes(trainer=field(3, 1) + field(35, 1)), "unigram"),
         (model_bytes(trainer=field(3, 2)), "no byte fallback"),
         (model_bytes(normalizer=field(2, b"map") + field(4, 0)), "rewrites characters"),

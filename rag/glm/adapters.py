@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from rag.errors import AdapterMismatch, CheckpointError
 from rag.glm.config import GlmShape, family, read_json
-from rag.glm.folder import MANIFEST
+from rag.glm.folder import MANIFEST, require_folder
 
 AdapterKind: TypeAlias = Literal["LoRA", "P-Tuning"]
 
@@ -24,8 +24,10 @@ def adapter_kind(folder: Path) -> AdapterKind | None:
     """Return what kind of adapter a folder holds; None if it is none.
 
     Raises:
+        PathError: If there is no such folder, or it may not be read.
         CheckpointError: If it holds an adapter of another kind, or its config cannot be read.
     """
+    require_folder(folder, "adapter folder")
     if (folder / ADAPTER_CONFIG).is_file():
         peft_type = read_json(folder / ADAPTER_CONFIG).get("peft_type")
         if peft_type == "LORA":

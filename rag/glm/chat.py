@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from rag.errors import ChatError
+from rag.errors import ChatError, CheckpointError
 from rag.glm.tokenizer import ChatGLM3Tokenizer
 
 GlmRole: TypeAlias = Literal["system", "user", "assistant", "observation"]
@@ -75,7 +75,7 @@ def turn_ids(tokenizer: ChatGLM3Tokenizer, turn: Turn) -> list[int]:
     ]
 
 
-def prompt_ids(tokenizer: ChatGLM3Tokenizer, turns: Sequence[Turn]) -> list[int]:
+def prompt_ids(tokenizer: ChatGLM3Tokenizer | None, turns: Sequence[Turn]) -> list[int]:
     """Return the ids that ask the model for the next assistant turn.
 
     Args:
@@ -84,7 +84,15 @@ def prompt_ids(tokenizer: ChatGLM3Tokenizer, turns: Sequence[Turn]) -> list[int]
 
     Returns:
         [gMASK], sop, the turns, <|assistant|>: what the official build_chat_input gives.
+
+    Raises:
+        CheckpointError: If there is no tokenizer, as with a model whose folder had none.
     """
+    if tokenizer is None:
+        raise CheckpointError(
+            "The model came without a tokenizer.",
+            do="Copy tokenizer.model into its folder, and load it again.",
+        )
     ids = tokenizer.prefix
     for turn in turns:
         ids += turn_ids(tokenizer, turn)

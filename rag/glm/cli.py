@@ -5,8 +5,13 @@ The one place in rag that parses arguments. PyTorch is imported when one of them
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -30,9 +35,31 @@ TargetArgument = Annotated[
 ]
 
 
+TERMINATED = 143
+"""Exit status after SIGTERM, as shells have it."""
+
+
 @app.callback()
-def workshop() -> None:
+def workshop(context: typer.Context) -> None:
     """Convert, inspect and merge ChatGLM3 models."""
+    context.with_resource(_ended_by_sigterm())
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the command as Ctrl-C does, so that no half-written folder is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @app.command()

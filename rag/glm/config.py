@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from rag.errors import CheckpointError
+from rag.glm.folder import unreadable
 from rag.glm.tokenizer import CHATGLM3_PIECES, CHATGLM3_VOCABULARY, EOS, PAD
 
 Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
@@ -74,13 +75,15 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "fp32_residual_connection": (False,),
     "tie_word_embeddings": (False,),
     "interleaved_qkv": (False,),
-    "eos_token_id": (EOS, None),
+    "eos_token_id": (EOS, None, [EOS], [EOS, CHATGLM3_PIECES + 6, CHATGLM3_PIECES + 8]),
     "pad_token_id": (PAD, None),
 }
 _NO_EFFECT = {
     # Names and bookkeeping.
     "architectures", "auto_map", "transformers_version", "bos_token_id", "use_cache",
     "_commit_hash", "_attn_implementation_autoset",
+    # How it is computed and trained, not what.
+    "_attn_implementation", "attn_implementation", "gradient_checkpointing",
     # Scaled by a layer's number, and back again inside the softmax.
     "apply_query_key_layer_scaling", "attention_softmax_in_fp32",
     # Speed, dropout in training, a head this model does not have.
@@ -159,10 +162,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        CheckpointError: If it cannot be read or holds something else.
+        CheckpointError: If it is missing or holds something else.
+        PathError: If it may not be read.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise CheckpointError(
@@ -390,7 +396,10 @@ def _check(shape: GlmShape, config: Mapping[str, Any], where: str | Path) -> Non
     elif config.get("vocab_size", shape.vocabulary) != shape.vocabulary:
         wrong = f"vocab_size {config['vocab_size']} is not the padded {shape.vocabulary}"
     elif shape.layers > MOST_LAYERS or max(shape.hidden, shape.intermediate) > MOST_WIDTH:
-        wrong = "its sizes are beyond any ChatGLM3"
+        wrong = (
+            f"its sizes are beyond any ChatGLM3, at most {MOST_LAYERS:,} layers and a width of "
+            f"{MOST_WIDTH:,}"
+        )
     if wrong or shape.rope_ratio <= 0 or shape.epsilon <= 0:
         raise CheckpointError(
             f"The config of {where} is contradictory: "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rag.embed.hub import first_line
 from rag.errors import CheckpointError, ModelError
+from rag.glm.folder import require_folder
 
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _SETTINGS = ["config.json", "tokenizer.model", "tokenizer_config.json", "*.index.json"]
@@ -26,10 +27,12 @@ def find_checkpoint(name_or_path: str, *, download: bool) -> Path:
         download: Whether to fetch it if it is not here.
 
     Raises:
+        PathError: If it is a file, or may not be read.
         ModelError: If it is not here and may not or cannot be fetched.
     """
     folder = Path(name_or_path).expanduser()
-    if folder.is_dir():
+    if os.path.lexists(folder):
+        require_folder(folder, "model folder")
         return folder
     if not _REMOTE_NAME.fullmatch(name_or_path) or folder.is_absolute():
         raise ModelError(

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rag.errors import CheckpointError, PathError
+from rag.errors import CheckpointError
 from rag.glm.adapters import ADAPTER_CONFIG, adapter_kind
 from rag.glm.config import GROUP, METHOD, PACKING, read_json
-from rag.glm.folder import MANIFEST
+from rag.glm.folder import MANIFEST, require_folder
 
 if TYPE_CHECKING:
     from rag.glm.source import Source
@@ -44,12 +44,11 @@ def inspect_folder(folder: Path) -> Inspection:
     """Look at a folder.
 
     Raises:
-        PathError: If there is no such folder.
+        PathError: If there is no such folder, or it may not be read.
         CheckpointError: If it holds no ChatGLM3 model or adapter, or a damaged one; the message
             says what was found instead.
     """
-    if not folder.is_dir():
-        raise PathError(f"There is no folder {folder}.", do="Name a model's or adapter's folder.")
+    require_folder(folder)
     kind = adapter_kind(folder)
     if kind == "LoRA":
         return _lora(folder)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rag.errors import CheckpointError, ModelError
+from rag.errors import CheckpointError, ConfigError, ModelError
 from rag.glm.adapters import adapter_kind
 from rag.glm.checkpoint import SAMPLING
-from rag.glm.config import Dtype, GlmShape, native_config
+from rag.glm.config import DTYPES, Dtype, GlmShape, native_config
 from rag.glm.hub import find_checkpoint
 from rag.glm.lora import Lora, read_lora
 from rag.glm.packing import Packed
@@ -77,20 +77,24 @@ def load_chatglm3(
             mapped while the model lives: they may be deleted, but not written into.
 
     Raises:
+        ConfigError: If the dtype is none, or the device is none or not there.
         CheckpointError: If a folder is another model, incomplete, damaged or holds code.
         AdapterMismatch: If the adapter was trained on another model.
         ModelError: If there is no such model here, or memory does not suffice.
     """
+    if dtype not in (None, *DTYPES):
+        raise ConfigError(
+            f"dtype = {dtype!r} is not allowed.",
+            do=f"Expected one of {', '.join(map(repr, DTYPES))}, or None for the stored one.",
+        )
+    require_device(device)
     folder = find_checkpoint(str(path_or_hub_id), download=download)
     source = open_source(folder)
     shape, dtype = source.shape, dtype or source.dtype
-    lora, prefix = _adapter(Path(adapter), source) if adapter is not None else (None, None)
     kept = bool(shape.bits) and keep_quantized
-    if kept and lora:
-        raise CheckpointError(
-            f"{folder} is quantised: a LoRA adapter cannot be added to its whole numbers.",
-            do="Merge it into the original with `youju glm merge`, then quantise the result.",
-        )
+    lora, prefix = None, None
+    if adapter is not None:
+        lora, prefix = read_adapter(Path(adapter), source, keep_quantized=kept)
     name = source.name
     tensors: Iterator[tuple[str, torch.Tensor | Packed]]
     if kept:
@@ -118,6 +122,26 @@ def load_chatglm3(
             raise
         raise _too_large(name, shape, dtype, device) from error
     return LoadedGlm(model, source.tokenizer, shape, source.stop_ids, name, prefix)
+
+
+def require_device(device: str | torch.device) -> None:
+    """Refuse what PyTorch knows no device by, and a GPU it does not find.
+
+    Raises:
+        ConfigError: Saying which.
+    """
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"device (generator_device) = {device!r} is no device.", do="Expected cpu or cuda:0."
+        ) from error
+    cuda = torch.cuda.device_count()
+    if known.type == "cuda" and (known.index or 0) >= cuda:
+        raise ConfigError(
+            f"device (generator_device) = {device}, but PyTorch finds {cuda} GPUs.",
+            do="Set it to cpu.",
+        )
 
 
 def build_model(
@@ -163,9 +187,32 @@ def build_model(
     return model.requires_grad_(False).eval()
 
 
-def _adapter(folder: Path, source: Source) -> tuple[Lora | None, Prefix | None]:
+def read_adapter(
+    folder: Path, source: Source, *, keep_quantized: bool = True
+) -> tuple[Lora | None, Prefix | None]:
+    """Read an adapter for a model.
+
+    Args:
+        folder: The adapter's, official or native.
+        source: The model's.
+        keep_quantized: Whether quantised weights are to stay whole numbers; LoRA is then refused.
+
+    Returns:
+        One of the two.
+
+    Raises:
+        AdapterMismatch: If it was trained on another model.
+        CheckpointError: If it is none, damaged, or cannot be put on this model.
+        PathError: If there is no such folder.
+    """
     kind = adapter_kind(folder)
     if kind == "LoRA":
+        if source.shape.bits and keep_quantized:
+            raise CheckpointError(
+                f"{source.folder} is quantised: a LoRA adapter cannot be added to its whole "
+                "numbers.",
+                do="Merge it into the original with `youju glm merge`, then quantise the result.",
+            )
         return read_lora(folder, source.shape, source.name), None
     if kind == "P-Tuning":
         return None, read_prefix(folder, source.shape, source.name)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from rag.errors import CheckpointError
 from rag.glm.adapters import ADAPTER_CONFIG, mismatch, read_adapter_config, require_base
 from rag.glm.config import GlmShape
 from rag.glm.folder import new_folder, write_json, write_manifest
 from rag.glm.keys import module_table
+from rag.glm.shards import save_tensors
 from rag.glm.weights import TensorInfo, file_hashes, weight_file
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>[\w.]+)\.lora_(?P<side>[AB])\.weight")
@@ -146,7 +146,7 @@ def write_lora(lora: Lora, model: str, target: Path) -> None:
         for name, pair in lora.pairs.items():
             for side, tensor in zip("AB", pair, strict=True):
                 tensors[_name(name, side)] = tensor.clone()
-        save_file(tensors, folder / FILES[0], metadata={"format": "pt"})
+        save_tensors(tensors, folder / FILES[0])
         write_json(
             folder / ADAPTER_CONFIG,
             {

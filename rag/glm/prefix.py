@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
 from rag.errors import CheckpointError
 from rag.glm.adapters import ADAPTER_CONFIG, mismatch, read_adapter_config, require_base
 from rag.glm.config import ROPE_BASE, GlmShape, read_json, read_official
 from rag.glm.folder import new_folder, write_json, write_manifest
 from rag.glm.keys import DROPPED, PREFIX_KEYS, table
+from rag.glm.shards import save_tensors
 from rag.glm.weights import Weights, file_hashes, open_weights, weight_file
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def write_prefix(prefix: Prefix, shape: GlmShape, model: str, target: Path) -> N
     both = torch.stack([prefix.keys, prefix.values], dim=1)  # (layers, 2, groups, P, head_dim)
     flat = both.permute(3, 0, 1, 2, 4).reshape(prefix.tokens, -1).contiguous()
     with new_folder(target) as folder:
-        save_file({_PROMPT: flat}, folder / FILES[0], metadata={"format": "pt"})
+        save_tensors({_PROMPT: flat}, folder / FILES[0])
         write_json(
             folder / ADAPTER_CONFIG,
             {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from rag.errors import CheckpointError
+from rag.glm.folder import LFS_POINTER, lfs_pointer, unreadable
 
 Kind: TypeAlias = Literal["normal", "unknown", "control", "byte"]
 
@@ -63,11 +64,15 @@ def read_pieces(path: Path) -> list[Piece]:
         if path.stat().st_size > LARGEST_FILE:
             raise _refused(path, f"it has more than {LARGEST_FILE:,} bytes")
         data = path.read_bytes()
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except OSError as error:
         raise CheckpointError(
             f"Cannot read the tokenizer {path}: {error.strerror}.",
             do="A ChatGLM3 folder holds a tokenizer.model; copy it there.",
         ) from error
+    if data.startswith(LFS_POINTER):
+        raise lfs_pointer(path)
     pieces: list[Piece] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}

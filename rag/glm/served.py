@@ -21,7 +21,7 @@ from rag.glm.config import DTYPES, Dtype
 from rag.glm.engine import Engine
 from rag.glm.generation import Generation, Request
 from rag.glm.hub import find_checkpoint
-from rag.glm.load import LoadedGlm
+from rag.glm.load import LoadedGlm, require_device
 from rag.glm.reply import Call, ReplyReader
 from rag.glm.sampling import Sampling, Token
 from rag.glm.source import Source, open_source
@@ -138,16 +138,7 @@ def fitting(dtype: str | None, device: str, source: Source) -> tuple[Dtype | Non
     cuda = torch.cuda.device_count()
     if device == "auto":
         device = "cuda" if cuda else "cpu"
-    try:
-        known = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"generator_device = {device!r} is no device.", do="Expected cpu, cuda:0 or auto."
-        ) from error
-    if known.type == "cuda" and (known.index or 0) >= cuda:
-        raise ConfigError(
-            f"generator_device = {device}, but PyTorch finds {cuda} GPUs.", do="Set it to cpu."
-        )
+    require_device(device)
     if dtype == "auto":
         slow = device == "cpu" and source.dtype == "float16"
         return ("bfloat16" if slow else source.dtype), device

@@ -23,6 +23,23 @@ def shard_size(model_bytes: int) -> int:
     return min(LARGEST_SHARD, max(SMALLEST_SHARD, model_bytes // 8))
 
 
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a new safetensors file, readable for whom the umask lets read it.
+
+    Raises:
+        StorageError: If the disk is full or not writable.
+    """
+    try:
+        path.touch()
+        mode = path.stat().st_mode  # what the umask leaves; safetensors itself leaves 0600
+        save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(mode)
+    except (SafetensorError, OSError) as error:
+        raise StorageError(
+            f"Cannot write {path}: {error}.", do="Make room there, or write elsewhere."
+        ) from error
+
+
 class ShardWriter:
     """Takes tensors in order and writes them shard by shard; call `close` at the end.
 
@@ -78,13 +95,7 @@ class ShardWriter:
 
     def _flush(self) -> None:
         self._shards.append(list(self._open))
-        path = self._folder / _unnamed(len(self._shards))
-        try:
-            save_file(self._open, path, metadata={"format": "pt"})
-        except (SafetensorError, OSError) as error:
-            raise StorageError(
-                f"Cannot write {path}: {error}.", do="Make room there, or write elsewhere."
-            ) from error
+        save_tensors(self._open, self._folder / _unnamed(len(self._shards)))
         self._open, self._open_bytes = {}, 0
 
 

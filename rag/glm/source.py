@@ -18,6 +18,7 @@ from rag.errors import CheckpointError
 from rag.glm.adapters import ADAPTER_CONFIG, model_name
 from rag.glm.config import (
     DTYPES,
+    QUANTIZED_TYPE,
     Dtype,
     GlmShape,
     family,
@@ -25,6 +26,7 @@ from rag.glm.config import (
     read_native,
     read_official,
 )
+from rag.glm.folder import require_folder
 from rag.glm.keys import DROPPED, PREFIX_KEYS, SCALE_SUFFIX, Entry, packed_bits, table
 from rag.glm.packing import Packed, from_official, group_count
 from rag.glm.tokenizer import (
@@ -170,7 +172,18 @@ def open_source(folder: Path) -> Source:
 
 def open_official(folder: Path) -> Source:
     """Look through a folder in the official layout; see `open_source`."""
-    shape = read_official(_config(folder), folder)
+    config = _config(folder)
+    if config.get("model_type") == QUANTIZED_TYPE:
+        raise CheckpointError(
+            f"{folder} was quantised by `youju glm quantize`, which cannot be undone.",
+            do="Convert the official folder it was made of; this one can be loaded as it is.",
+        )
+    if family(config) == "native GLM":
+        raise CheckpointError(
+            f"{folder} is converted already.",
+            do="It can be loaded as it is; `youju glm export` makes an official folder of it.",
+        )
+    shape = read_official(config, folder)
     if shape.prefix_tokens:
         raise CheckpointError(
             f"{folder} is a P-Tuning checkpoint (pre_seq_len {shape.prefix_tokens}), not a model.",
@@ -184,7 +197,13 @@ def open_official(folder: Path) -> Source:
 
 def open_native(folder: Path) -> Source:
     """Look through a folder in the native layout; see `open_source`."""
-    shape = read_native(_config(folder), folder)
+    config = _config(folder)
+    if family(config) == "ChatGLM3":
+        raise CheckpointError(
+            f"{folder} is in the official layout already.",
+            do="Expected a folder that `youju glm convert` wrote.",
+        )
+    shape = read_native(config, folder)
     tokenizer = _tokenizer(folder, shape)
     weights = open_weights(folder)
     left = dict(weights.tensors)
@@ -207,6 +226,7 @@ def open_native(folder: Path) -> Source:
 
 
 def _config(folder: Path) -> dict[str, Any]:
+    require_folder(folder, "model folder")
     if (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
             f"{folder} holds an adapter, not a model.",

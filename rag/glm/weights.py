@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from rag.errors import CheckpointError
 from rag.glm.config import read_json
+from rag.glm.folder import LFS_POINTER, lfs_pointer, unreadable
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -221,6 +222,13 @@ def _sharded(folder: Path, index_name: str) -> Weights:
 
 
 def _contents(path: Path) -> dict[str, TensorInfo]:
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(LFS_POINTER))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if begins == LFS_POINTER:
+        raise lfs_pointer(path)
     if path.suffix == ".safetensors":
         with _reading(path), safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
