@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -64,6 +63,8 @@ def serve(
 
 
 def _run(settings: Settings, *, closed: bool) -> None:
+    import asyncio
+
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
@@ -114,6 +115,8 @@ async def _serve(server: uvicorn.Server, listening: socket.socket, *, closed: bo
 
     for number in (signal.SIGINT, signal.SIGTERM):  # the server raises again what it got
         signal.signal(number, stop)
+    import asyncio
+
     running = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started and not running.done():
         await asyncio.sleep(0.02)
