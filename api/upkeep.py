@@ -1,13 +1,15 @@
-"""What has to be done now and then: expired files and stores go, broken uploads are swept."""
+"""What has to be done now and then: what has expired goes, broken uploads are swept."""
 
 from __future__ import annotations
 
 import threading
+import time
 
 from api.observing import log
 from api.routes_files import forget_file
 from api.service import Service
 from rag.errors import YoujuError
+from rag.store.vector_stores import DAY_S
 
 EVERY_S = 60.0
 
@@ -36,7 +38,11 @@ class Upkeep:
             forget_file(service, file_id)
         for store_id in service.stores.expired():
             empty_store(service, store_id)
+        now = int(time.time())
+        service.uploads.forget_before(now - DAY_S)
         service.files.blobs.sweep(service.uploads.parts_in_use())
+        if service.settings.response_days:
+            service.responses.forget_before(now - service.settings.response_days * DAY_S)
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_S):

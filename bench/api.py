@@ -42,6 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rag = build_rag(Settings(home=Path(folder)))
+        rag.embedder.prepare()  # converts the model, once for ever
         fill(rag, "made", options.passages)
         store = rag.catalog.get("made").id
         rag.db.close()

@@ -200,6 +200,9 @@ class Settings(BaseSettings):
     project_quota_mib: Annotated[float, Field(ge=0, le=1e9)] = Field(
         0.0, description="Uploaded files of one project, MiB; 0: any number."
     )
+    response_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
+        30, description="Days that answers nobody rated are kept; 0: for ever."
+    )
     cors_origins: str = Field(
         "", description="Origins, separated by commas, whose pages may ask from a browser."
     )

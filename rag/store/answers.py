@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import delete, select
 
+from rag.store.changelog import in_parts
 from rag.store.database import Database
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
@@ -80,6 +81,18 @@ class Responses:
         with self._db.write() as session:
             session.execute(delete(FeedbackRow).where(FeedbackRow.response_id == response_id))
             session.execute(delete(ResponseRow).where(ResponseRow.id == response_id))
+
+    def forget_before(self, moment: int) -> int:
+        """Forget answers given before a moment, Unix seconds, that nobody rated; return how many."""
+        rated = select(FeedbackRow.response_id)
+        with self._db.write() as session:
+            old = select(ResponseRow.id).where(
+                ResponseRow.created_at < moment, ResponseRow.id.not_in(rated)
+            )
+            ids = list(session.scalars(old))
+            for part in in_parts(ids):
+                session.execute(delete(ResponseRow).where(ResponseRow.id.in_(part)))
+            return len(ids)
 
     # -- feedback ------------------------------------------------------------------------------
 

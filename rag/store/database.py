@@ -119,7 +119,7 @@ def _parsed_url(url: str) -> URL:
         return make_url(url)
     except (ArgumentError, ValueError):  # the text is not repeated: it may hold a password
         raise ConfigError(
-            "database_url is not a URL.", do="Expected one like postgresql+psycopg://user@host/db."
+            "database_url is not a URL.", do="Expected one like postgresql+pg8000://user@host/db."
         ) from None
 
 

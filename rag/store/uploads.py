@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from rag.errors import StorageError, UploadError, UsageError
 from rag.store.blobs import Incoming
+from rag.store.changelog import in_parts
 from rag.store.database import Database
 from rag.store.files import Files, NewFile
 from rag.store.ids import new_id
@@ -187,6 +188,19 @@ class Uploads:
             query = select(UploadPartRow.id).where(UploadPartRow.upload_id == upload.row.id)
             parts = list(session.scalars(query))
         self._drop_parts(parts)
+
+    def forget_before(self, moment: int) -> int:
+        """Forget uploads that were begun before a moment, Unix seconds; return how many.
+
+        Their files stay. None can still be completed: an upload lives for `LIFE_S`.
+        """
+        with self._db.write() as session:
+            old = select(UploadRow.id).where(UploadRow.created_at < moment)
+            ids = list(session.scalars(old))
+            for part in in_parts(ids):
+                session.execute(delete(UploadPartRow).where(UploadPartRow.upload_id.in_(part)))
+                session.execute(delete(UploadRow).where(UploadRow.id.in_(part)))
+            return len(ids)
 
     def parts_in_use(self) -> list[str]:
         """Return the names of received parts whose upload can still be completed."""
