@@ -83,7 +83,7 @@ class Responses:
             session.execute(delete(ResponseRow).where(ResponseRow.id == response_id))
 
     def forget_before(self, moment: int) -> int:
-        """Forget answers given before a moment, Unix seconds, that nobody rated; return how many."""
+        """Forget unrated answers given before a moment, Unix seconds; return how many."""
         rated = select(FeedbackRow.response_id)
         with self._db.write() as session:
             old = select(ResponseRow.id).where(

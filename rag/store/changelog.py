@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from sqlalchemy import delete, insert, select, update
@@ -21,6 +22,8 @@ from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 STORED_VECTOR = np.dtype("<f2")
 """How a vector's numbers are stored."""
+
+Id = TypeVar("Id", int, str)
 
 _MANY = 500  # ids in one SQL statement
 _LARGEST = 1.01  # of a unit vector's numbers, with room for rounding
@@ -236,7 +239,7 @@ def used_bytes(new: NewDocument) -> int:
     return text + new.vectors.size * STORED_VECTOR.itemsize
 
 
-def in_parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+def in_parts(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
     """Yield ids in lists short enough for one SQL statement."""
     for first in range(0, len(ids), _MANY):
         yield ids[first : first + _MANY]
