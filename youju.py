@@ -128,8 +128,11 @@ def stores(as_json: JsonOption = False) -> None:
     elif not found:
         say("No stores yet. Make one: youju ingest PATH")
     else:
-        rows = [[info.name, str(info.documents), str(info.chunks), info.embedder] for info in found]
-        print_table(["store", "documents", "chunks", "embedder"], rows)
+        rows = [
+            [info.name, info.project, str(info.documents), str(info.chunks), info.embedder]
+            for info in found
+        ]
+        print_table(["store", "project", "documents", "chunks", "embedder"], rows)
 
 
 @app.command()

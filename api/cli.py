@@ -64,10 +64,12 @@ def serve(
 
 def _run(settings: Settings, *, closed: bool) -> None:
     import asyncio
+    import logging
 
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from api.logs import set_up
     from api.server import SlowHeadersClosed
 
     config = uvicorn.Config(
@@ -89,6 +91,8 @@ def _run(settings: Settings, *, closed: bool) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="youju-metrics-") as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            set_up()
+            logging.getLogger("uvicorn.error").setLevel(logging.INFO)  # workers that die
             _announce(listening, closed=closed)
             Multiprocess(config, sockets=[listening]).run()
 

@@ -110,6 +110,13 @@ class Observed:
         state["request_id"] = request_id
         state["log_content"] = self._log_content
         status = 0
+        gone = False  # whether the client left before that
+
+        async def observed_receive() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or (message["type"] == "http.disconnect" and not told)
+            return message
 
         async def observed_send(message: Message) -> None:
             nonlocal status, told
@@ -124,7 +131,7 @@ class Observed:
 
         self._meters.running.inc()
         try:
-            await self._app(scope, receive, observed_send)
+            await self._app(scope, observed_receive, observed_send)
         except Exception:  # a fault that was logged and told keeps its connection
             if not (told and status == 500):
                 raise
@@ -140,7 +147,7 @@ class Observed:
                 request_id=request_id,
                 method=scope["method"],
                 route=route,
-                status=status or "gone",
+                status="gone" if gone or not status else status,
                 ms=round(1000 * spent, 1),
                 **scope["state"].get("log", {}),
             )

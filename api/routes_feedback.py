@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from rag.schema import Chunk, Hit
 from rag.store.answers import Rating
 from rag.store.pages import Slice
 from rag.store.service_tables import FeedbackRow, ResponseRow
+
+_MARK = re.compile(r"( ?)\[(\d{1,3})\]")
 
 router = APIRouter(prefix="/v1", tags=["Feedback"])
 ServiceOf = Annotated[Service, Depends(service_of)]
@@ -68,8 +71,9 @@ async def export_feedback(access: Writer, service: ServiceOf) -> StreamingRespon
     """Export training examples, one JSON object a line, as ChatGLM3's official data has them.
 
     Each is a conversation: the prompt with the passages that were found, and the answer that was
-    right: the correction, or the given answer where it was rated "up". Answers rated "down"
-    without a correction teach nothing and are left out.
+    right: the correction, or the given answer where it was rated "up". Of several opinions on an
+    answer the last one counts. Answers rated "down" without a correction teach nothing and are left
+    out. Marks count the passages of the prompt.
     """
     lines = _lines(service, access.project_id)
     return StreamingResponse(lines, media_type="application/jsonl")
@@ -84,8 +88,35 @@ def _lines(service: Service, project_id: str) -> Iterator[str]:
         if right is not None:
             messages = _prompt(response, template, lambda text: count([text])[0], budget)
             turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-            turns.append({"role": "assistant", "content": right})
+            turns.append({"role": "assistant", "content": renumbered(right, response)})
             yield json.dumps({"conversations": turns}, ensure_ascii=False) + "\n"
+
+
+def renumbered(text: str, response: ResponseRow) -> str:
+    """Return an answer whose marks count the prompt's passages instead of its citations.
+
+    A mark to no citation of the response, or to one whose passage is not known, is left out.
+    """
+    cited = [
+        citation
+        for item in response.body["output"]
+        if item["type"] == "message"
+        for citation in item["content"][0]["annotations"]
+    ]
+    passages: dict[int, int] = {}
+    for number, citation in enumerate(cited, 1):
+        place = citation["youju"]
+        for index, passage in enumerate(response.passages, 1):
+            inside = passage["start"] <= place["start"] and place["end"] <= passage["end"]
+            if inside and passage["file_id"] == citation["file_id"]:
+                passages[number] = index
+                break
+
+    def mark(match: re.Match[str]) -> str:
+        number = passages.get(int(match[2]))
+        return "" if number is None else f"{match[1]}[{number}]"
+
+    return _MARK.sub(mark, text)
 
 
 def _prompt(

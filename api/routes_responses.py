@@ -324,6 +324,9 @@ async def _keep(
         passages=[
             {
                 "file": hit.chunk.file,
+                "file_id": hit.chunk.file_id,
+                "start": hit.chunk.start,
+                "end": hit.chunk.end,
                 "page": hit.chunk.page,
                 "context": hit.chunk.context,
                 "text": hit.chunk.text,

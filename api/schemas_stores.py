@@ -271,9 +271,9 @@ def entry(
 ) -> Entry:
     """Return how a file is to be put into a store."""
     if not isinstance(chunking, StaticChunking):
-        return Entry(file_id, attributes or {})
+        return Entry(file_id, attributes)
     size = chunking.static
-    return Entry(file_id, attributes or {}, size.max_chunk_size_tokens, size.chunk_overlap_tokens)
+    return Entry(file_id, attributes, size.max_chunk_size_tokens, size.chunk_overlap_tokens)
 
 
 def _show_counts(counts: Counts) -> FileCounts:

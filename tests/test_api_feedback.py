@@ -120,3 +120,20 @@ def test_what_is_wrong_is_told(
         assert (got.status_code, got.json()["error"]["param"]) == (400, param)
         gone = rate(http, "resp_nowhere", rating="up")
         assert (gone.status_code, gone.json()["error"]["code"]) == (404, "response_not_found")
+
+
+def test_exported_marks_count_the_passages_of_the_prompt(rated: tuple[Served, Filled]) -> None:
+    served, _ = rated
+    with served.http() as http:
+        made: Any = served.client().responses.create(model="youju:pumps", input=D40)
+        cited = made.output[-1].content[0].annotations[0]
+        rate(http, made.id, rating="up")
+        rate(http, made.id, rating="down", correction="Marked [1], unknown [9].")
+        lines = [line["conversations"] for line in exported(http)]
+    (last,) = [turns for turns in lines if turns[-1]["content"].startswith("Marked ")]
+    assert last[-1]["content"].endswith(", unknown.")
+    number = int(last[-1]["content"].split("[")[1].split("]")[0])
+    prompt = last[-2]["content"]
+    passage = prompt.split(f'<passage id="{number}"')[1].split("</passage>")[0]
+    assert cited.youju["quote"] in passage
+    assert [turns[-1]["content"] for turns in lines].count(made.output_text) <= 1

@@ -383,3 +383,19 @@ def test_an_expired_store_is_known_and_not_searched(served: Served, client: Open
     assert caught.value.code == "vector_store_expired"
     with pytest.raises(ConflictError):
         client.vector_stores.files.create(store, file_id=upload(client, "a.txt", TEXT))
+
+
+def test_putting_a_file_in_again_keeps_what_is_not_given(client: OpenAI) -> None:
+    store = client.vector_stores.create(name="again").id
+    file = upload(client, "again.txt", TEXT)
+    put = client.vector_stores.files.create_and_poll
+    put(file, vector_store_id=store, attributes={"dept": "heat"}, poll_interval_ms=50)
+    again = put(file, vector_store_id=store, poll_interval_ms=50)
+    assert again.attributes == {"dept": "heat"}
+    sizes = {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0}
+    with pytest.raises(BadRequestError, match="chunks of another size"):
+        put(
+            file,
+            vector_store_id=store,
+            chunking_strategy={"type": "static", "static": sizes},  # type: ignore[arg-type]
+        )

@@ -104,9 +104,9 @@ def test_every_opinion_is_kept(responses: Responses, rating: Rating) -> None:
 
 
 def test_all_feedback_is_met_once_oldest_first(responses: Responses) -> None:
-    answers = [keep(responses), keep(responses)]
+    answers = [keep(responses) for _ in range(105)]
     foreign = keep(responses, new_project(responses._db))
-    given = [responses.rate(answers[number % 2], "up", str(number), None) for number in range(105)]
+    given = [responses.rate(answer, "up", "said", None) for answer in answers]
     responses.rate(foreign, "up", None, None)
 
     met = list(responses.rated(DEFAULT_PROJECT))

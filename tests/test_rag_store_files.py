@@ -15,7 +15,7 @@ from service_samples import add_file, check_lists_agree, check_nothing_is_left, 
 from sqlalchemy import select, update
 from store_samples import DIM, live, log_of, new_document
 
-from rag.errors import CursorError, UnknownFile, UnknownStore
+from rag.errors import CursorError, UnknownFile, UnknownStore, UsageError
 from rag.store.blobs import Blobs
 from rag.store.catalog import Catalog
 from rag.store.changelog import used_bytes
@@ -148,7 +148,11 @@ def test_putting_in_twice_changes_the_attributes_only(
     assert listed.claim("w", 20) is not None
     assert commit(store, file, "w")
 
-    listed.add(store.id, [Entry(file, {"b": "x"}, chunk_tokens=50)])
+    listed.add(store.id, [Entry(file)])
+    assert state(listed, store, file).attributes == {"a": 2}
+    listed.add(store.id, [Entry(file, {"b": "x"})])
+    with pytest.raises(UsageError, match="chunks of another size"):
+        listed.add(store.id, [Entry(file, {"c": 1}, chunk_tokens=50)])
 
     again = state(listed, store, file)
     assert (again.status, again.attributes, again.chunk_tokens) == ("completed", {"b": "x"}, None)

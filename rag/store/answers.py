@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from rag.store.changelog import in_parts
 from rag.store.database import Database
@@ -29,7 +29,8 @@ class NewResponse:
         question: What was asked, as it stands in the conversation.
         answer: What was answered.
         refused: Whether that was a refusal.
-        passages: What was found, best first: "file", "page", "context", "text" of each.
+        passages: What was found, best first: "file", "file_id", "start", "end", "page", "context",
+            "text" of each.
         turns: [role, text] of the conversation with this answer, oldest first.
         body: The object that the client got.
     """
@@ -132,14 +133,19 @@ class Responses:
             return found
 
     def rated(self, project_id: str) -> Iterator[tuple[FeedbackRow, ResponseRow]]:
-        """Yield all feedback of a project with its answers, oldest first, a hundred at a time."""
+        """Yield the last feedback on each answer of a project, oldest first."""
         last = ""
+        latest = select(func.max(FeedbackRow.id)).group_by(FeedbackRow.response_id)
         while True:
             with self._db.read() as session:
                 found = session.execute(
                     select(FeedbackRow, ResponseRow)
                     .join(ResponseRow, ResponseRow.id == FeedbackRow.response_id)
-                    .where(FeedbackRow.project_id == project_id, FeedbackRow.id > last)
+                    .where(
+                        FeedbackRow.project_id == project_id,
+                        FeedbackRow.id > last,
+                        FeedbackRow.id.in_(latest),
+                    )
                     .order_by(FeedbackRow.id)
                     .limit(100)
                 ).all()

@@ -13,7 +13,7 @@ from rag.errors import UnknownStore, UsageError
 from rag.store.corpus import Store
 from rag.store.database import Database
 from rag.store.ids import new_id
-from rag.store.service_tables import FileBatchRow, FileRow, StoreFileRow
+from rag.store.service_tables import FileBatchRow, FileRow, ProjectRow, StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 SHADOW_PREFIX = "~"
@@ -26,6 +26,7 @@ class StoreInfo:
 
     id: str
     name: str
+    project: str
     documents: int
     chunks: int
     embedder: str
@@ -51,10 +52,12 @@ class Catalog:
                     select(ChunkRow.store_id, func.count()).group_by(ChunkRow.store_id)
                 ).all()
             )
+            projects = dict(session.execute(select(ProjectRow.id, ProjectRow.name)).all())
             return [
                 StoreInfo(
                     id=row.id,
                     name=row.name,
+                    project=projects.get(row.project_id, row.project_id),
                     documents=documents.get(row.id, 0),
                     chunks=chunks.get(row.id, 0),
                     embedder=row.embedder,
@@ -68,11 +71,13 @@ class Catalog:
             ]
 
     def find(self, name: str) -> Store | None:
-        """Return the store of that name, or None."""
+        """Return the store of that name, or of that id, or None."""
         if not name.isprintable():  # no store has such a name, and a database may refuse to look
             return None
         with self._db.read() as session:
             row = session.scalar(select(StoreRow).where(StoreRow.name == name))
+            if row is None and name.startswith("vs_"):
+                row = session.get(StoreRow, name)
             return None if row is None else Store(self._db, row)
 
     def by_id(self, store_id: str, project_id: str) -> Store | None:

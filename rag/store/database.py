@@ -169,7 +169,8 @@ def _create_engine(url: str, timeout_s: float) -> Engine:
             parsed, pool_pre_ping=True, pool_size=_CONNECTIONS, hide_parameters=True
         )
     if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        # Documents, keys and answers are in it: for nobody else on this machine.
+        Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = create_engine(
         parsed,
         connect_args={"timeout": timeout_s},

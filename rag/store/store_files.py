@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Update, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from rag.errors import UnknownFile
+from rag.errors import UnknownFile, UsageError
 from rag.schema import IntArray
 from rag.store.database import Database
 from rag.store.ids import new_id
@@ -33,12 +33,12 @@ class Entry:
 
     Attributes:
         file_id: Which.
-        attributes: What filters can ask for.
+        attributes: What filters can ask for; None: none, or those that it has there already.
         chunk_tokens, chunk_overlap: How it is cut up, tokens; None: as the settings say.
     """
 
     file_id: str
-    attributes: Mapping[str, str | float | bool] = field(default_factory=dict)
+    attributes: Mapping[str, str | float | bool] | None = None
     chunk_tokens: int | None = None
     chunk_overlap: int | None = None
 
@@ -73,6 +73,7 @@ class StoreFiles:
 
         Raises:
             UnknownFile: If one of them, or the store, has been deleted; nothing is put in then.
+            UsageError: If one is there with chunks of another size than is now asked for.
         """
         try:
             self._add(store_id, entries, batch_id)
@@ -93,7 +94,10 @@ class StoreFiles:
                         created_at=now, worker_until=0, attributes={},
                     )  # fmt: skip
                     session.add(row)
-                row.attributes = dict(entry.attributes)
+                elif entry.chunk_tokens is not None and row.status in ("in_progress", "completed"):
+                    _check_chunks(row, entry)
+                if entry.attributes is not None:
+                    row.attributes = dict(entry.attributes)
                 row.batch_id = batch_id or row.batch_id
                 if row.status not in ("in_progress", "completed"):
                     row.status = "in_progress"
@@ -320,3 +324,12 @@ def _update_claimed(claimed: StoreFileRow) -> Update:
         row.status == "in_progress",
         row.worker == claimed.worker,
     )
+
+
+def _check_chunks(row: StoreFileRow, entry: Entry) -> None:
+    """Refuse to put a file in again with chunks of another size."""
+    if (row.chunk_tokens, row.chunk_overlap) != (entry.chunk_tokens, entry.chunk_overlap):
+        raise UsageError(
+            f"chunking_strategy: file {row.file_id} is in the store with chunks of another size.",
+            do="Remove it from the store first, then put it in again.",
+        )
