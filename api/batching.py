@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from api.errors import ApiError, not_found
 from api.observing import Meters
@@ -88,6 +88,7 @@ class SearchBatcher:
         self._meters = meters
         self._waiting: list[Job] = []
         self._running: asyncio.Task[None] | None = None
+        self._thread = CapacityLimiter(1)  # its own: steps of answers wait for searches in others
 
     async def search(self, search: Search) -> Found:
         """Return what a search finds.
@@ -122,7 +123,7 @@ class SearchBatcher:
         try:
             found: Sequence[Found | Exception]
             with self._tracing.within("search batch", origins, searches=len(searches)):
-                found = await to_thread.run_sync(self._search, searches)
+                found = await to_thread.run_sync(self._search, searches, limiter=self._thread)
         except Exception as error:  # noqa: BLE001  handed on to those who asked
             found = [error] * len(batch)
         for (_, future), result in zip(batch, found, strict=True):
