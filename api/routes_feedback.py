@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from api.access import Reader, Writer
+from api.errors import not_found
 from api.routes_responses import owned_response
 from api.schemas import After, Before, Limit, Listing, Order
 from api.schemas_responses import FeedbackCreate, FeedbackShown
@@ -34,6 +35,8 @@ async def create_feedback(
     row = await service.run(
         service.responses.rate, response, body.rating, body.correction, body.comment
     )
+    if row is None:
+        raise not_found("response", response_id)
     return _show(row)
 
 

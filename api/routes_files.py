@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from api.observing import note_content
 from api.schemas import After, Deleted, Listing, Order
 from api.schemas_files import FileShown, Purpose, show_file
 from api.service import Service, service_of
+from rag.errors import IndexMismatch, UnknownStore
 from rag.store.files import NewFile
 from rag.store.pages import Slice
 from rag.store.service_tables import FileRow
@@ -167,7 +169,9 @@ def forget_file(service: Service, file_id: str) -> None:
         for store_id in service.files.stores_of(file_id):
             row = service.stores.find(store_id)
             if row is not None:
-                service.stores.open(row).remove_file(file_id)
+                # A store that goes or is embedded anew in this moment is looked at once more.
+                with suppress(UnknownStore, IndexMismatch):
+                    service.stores.open(row).remove_file(file_id)
 
 
 def _check_range(given: str | None, size: int) -> None:

@@ -153,8 +153,8 @@ async def add_files(
 def forget_store(service: Service, store_id: str) -> None:
     """Delete a store with its indexes."""
     row = service.stores.find(store_id)
-    service.opened.drop(store_id)
     service.stores.delete(store_id)
+    service.opened.drop(store_id)  # not before: a search would open it again
     if row is not None:
         folder = service.rag.index_folder(service.stores.open(row))
         shutil.rmtree(folder, ignore_errors=True)

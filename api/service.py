@@ -96,7 +96,10 @@ class Service:
             self._warming.join(_WARM_UP_S)
         if self.settings.ingest_worker:
             self.ingestion.close()
-        self.opened.save()
+        try:
+            self.opened.save()
+        finally:
+            self.tracing.close()
 
     def not_ready(self) -> dict[str, str]:
         """Return what is not ready yet, and why; {} when everything is."""

@@ -101,6 +101,7 @@ class UploadIngestion:
             return self._next(pool)
 
     def _run(self) -> None:
+        unsaved = True
         with make_parsers(self._rag) as pool:
             while not self._stop.is_set():
                 try:
@@ -109,8 +110,11 @@ class UploadIngestion:
                     self._report("", "", "waiting", 0.0, str(error))
                     worked = False
                     self._stop.wait(RETRY_S)
+                unsaved = unsaved or worked
                 if not worked:
-                    self._save()
+                    if unsaved:
+                        self._save()
+                        unsaved = False
                     self._bell.wait(IDLE_S)
                     self._bell.clear()
 
