@@ -15,6 +15,7 @@ from api.routes_responses import owned_response
 from api.schemas import After, Before, Limit, Listing, Order
 from api.schemas_responses import FeedbackCreate, FeedbackShown
 from api.service import Service, service_of
+from rag.errors import QueryError
 from rag.prompt import Message, PromptTemplate, build_prompt, load_template
 from rag.schema import Chunk, Hit
 from rag.store.answers import Rating
@@ -72,7 +73,7 @@ async def export_feedback(access: Writer, service: ServiceOf) -> StreamingRespon
 
     Each is a conversation: the prompt with the passages that were found, and the answer that was
     right: the correction, or the given answer where it was rated "up". Answers rated "down"
-    without a correction teach nothing and are left out.
+    without a correction teach nothing and are left out; so are questions too long for the prompt.
     """
     lines = _lines(service, access.project_id)
     return StreamingResponse(lines, media_type="application/jsonl")
@@ -85,7 +86,10 @@ def _lines(service: Service, project_id: str) -> Iterator[str]:
     for feedback, response in service.responses.rated(project_id):
         right = feedback.correction or (response.answer if feedback.rating == "up" else None)
         if right is not None:
-            messages = _prompt(response, template, lambda text: count([text])[0], budget)
+            try:
+                messages = _prompt(response, template, lambda text: count([text])[0], budget)
+            except QueryError:  # too long for a generator's prompt, asked where there is none
+                continue
             turns = [{"role": turn.role, "content": turn.content} for turn in messages]
             turns.append({"role": "assistant", "content": right})
             yield json.dumps({"conversations": turns}, ensure_ascii=False) + "\n"

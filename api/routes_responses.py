@@ -221,10 +221,10 @@ async def _events(
             async for text in inner:
                 begun = True
                 yield text
-    except YoujuError as error:
+    except Exception as error:
         if not begun:
             raise
-        known = as_api_error(error)
+        known = as_api_error(error if isinstance(error, YoujuError) else YoujuError(""))
         if known.status >= 500:
             failed(request.scope, error)
         code = "rate_limit_exceeded" if known.status == 429 else "server_error"

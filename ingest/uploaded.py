@@ -143,7 +143,11 @@ class UploadIngestion:
                 self._files.fail(entry, _CODES.get(error.reason, "invalid_file"), message)
         except IndexMismatch as error:
             status, message = "failed", str(error)
-            self._files.fail(entry, "server_error", message)
+            told = (  # the error's own words tell the server's settings
+                "The store was made by another embedding model than the server has now. Who runs "
+                "the server can mend that with `youju reindex`."
+            )
+            self._files.fail(entry, "server_error", told)
         except UnknownStore:
             status = "cancelled"  # the store has been deleted meanwhile
         except YoujuError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from served import serving
 from upload_bench import Bench
 
+import api.routes_chat
 from api.observing import Meters
 from api.routes_files import forget_file
 from api.service import Service
 from api.tracing import NoTracing
 from api.upkeep import empty_store
-from rag.store.answers import NewResponse
+from rag.store.answers import NewResponse, Responses
 from rag.store.corpus import Store
 from rag.store.tables import DEFAULT_PROJECT
 from rag.store.vector_stores import DAY_S
@@ -96,3 +99,38 @@ def test_feedback_on_an_answer_that_has_just_gone(bench: Bench, service: Service
     service.responses.delete("resp_1")
 
     assert service.responses.rate(row, "up", None, None) is None
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+
+def test_streams_end_with_an_event_and_an_export_with_its_last_line(
+    served_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError("hush")
+
+    long = "How heavy is the pump of the second plant, " * 40 + "?"
+    with serving(served_home, prompt_tokens=256) as served, served.http() as http:
+        http.post("/v1/vector_stores", json={"name": "a"}).raise_for_status()
+        for question in (long, "How heavy?"):
+            asked = {"model": "youju:a", "input": question}
+            answer = http.post("/v1/responses", json=asked).json()["id"]
+            http.post(f"/v1/responses/{answer}/feedback", json={"rating": "up"})
+        export = http.get("/v1/feedback/export")
+        monkeypatch.setattr(Responses, "add", explode)
+        monkeypatch.setattr(api.routes_chat, "_count", explode)
+        body = {"model": "youju:a", "input": "How heavy?", "stream": True}
+        response = http.post("/v1/responses", json=body).text
+        messages = [{"role": "user", "content": "How heavy?"}]
+        chat = http.post(
+            "/v1/chat/completions", json={"model": "youju:a", "messages": messages, "stream": True}
+        ).text
+
+    assert len(export.text.splitlines()) == 1
+    *_, last = response.strip().split("\n\n")
+    assert last.startswith("event: response.failed\n")
+    *_, error, done = chat.strip().split("\n\n")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "server_error"
+    assert done == "data: [DONE]"
+    assert "hush" not in response + chat
