@@ -58,7 +58,7 @@ class Doorman:
         """Whether a key is needed: from the moment on that one was made."""
         until, known = self._closed
         if not known and time.monotonic() >= until:
-            known = await service.run(self._keys.exist)
+            known = await service.at_the_gate(self._keys.exist)
             self._closed = (time.monotonic() + _REMEMBERED_S, known)
         return known
 
@@ -70,7 +70,7 @@ class Doorman:
         until, known = self._known.get(key, (0.0, None))
         if now < until:
             return known
-        found = await service.run(self._keys.access, key)
+        found = await service.at_the_gate(self._keys.access, key)
         if len(self._known) >= _MOST_REMEMBERED:
             self._known.clear()
         self._known[key] = (now + _REMEMBERED_S, found)

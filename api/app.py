@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from importlib.resources import files
@@ -61,6 +62,9 @@ _NO_TELEMETRY: TelemetryConfig = {
     "logs": False,
     "auto_configure": False,
 }
+LEAVE_S = 20.0
+"""Seconds in which a server that is told to end closes what it has open."""
+
 _ABOUT = (
     "Ask your own documents, and get answers whose citations can be checked. "
     "The routes under /v1 are OpenAI's; fields that OpenAI does not have are marked as extensions."
@@ -73,19 +77,33 @@ def create() -> ASGIApp:
 
     set_up()
     tracing = tracing_from(os.environ)
-    return application(build_rag(load_settings().settings), tracing)
+    return application(build_rag(load_settings().settings), tracing, leave_soon)
 
 
-def application(rag: Rag, tracing: Tracing | None = None) -> ASGIApp:
+def leave_soon() -> None:
+    """Have the process end in a while, whatever still runs.
+
+    A thread that waits for an endpoint cannot be stopped, and Python would wait for it for minutes.
+    Nothing is lost: what is acknowledged is in the database.
+    """
+    timer = threading.Timer(LEAVE_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+def application(
+    rag: Rag, tracing: Tracing | None = None, leave: Callable[[], None] = lambda: None
+) -> ASGIApp:
     """Return the application over given parts, with all layers around it.
 
     Args:
         rag: The parts.
         tracing: Where traces go; closed with the application. None: nowhere.
+        leave: Called when the server begins to end.
     """
     meters = Meters(CollectorRegistry())
     tracing = tracing or NoTracing()
-    app = make_app(rag, meters, tracing)
+    app = make_app(rag, meters, tracing, leave)
     settings = rag.settings
     layers: ASGIApp = Admission(
         app,
@@ -100,7 +118,9 @@ def application(rag: Rag, tracing: Tracing | None = None) -> ASGIApp:
     return Observed(layers, meters, log_content=settings.log_content)
 
 
-def make_app(rag: Rag, meters: Meters, tracing: Tracing) -> FastAPI:
+def make_app(
+    rag: Rag, meters: Meters, tracing: Tracing, leave: Callable[[], None] = lambda: None
+) -> FastAPI:
     """Return the bare application: routes and errors."""
 
     @asynccontextmanager
@@ -113,6 +133,7 @@ def make_app(rag: Rag, meters: Meters, tracing: Tracing) -> FastAPI:
         try:
             yield
         finally:
+            leave()
             upkeep.close()
             service.close()
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from api.errors import ApiError, not_found
-from api.observing import Meters
+from api.observing import Meters, log
 from api.tracing import Origin, Tracing
 from rag.build import Rag, check_embedder
 from rag.chain import checked_question
-from rag.errors import QueryError
+from rag.errors import QueryError, StorageError
 from rag.opened import OpenStores
 from rag.schema import Hit, IntArray
 from rag.store.corpus import Store
@@ -88,6 +88,7 @@ class SearchBatcher:
         self._meters = meters
         self._waiting: list[Job] = []
         self._running: asyncio.Task[None] | None = None
+        self._thread = CapacityLimiter(1)  # its own: steps of answers wait for searches in others
 
     async def search(self, search: Search) -> Found:
         """Return what a search finds.
@@ -122,7 +123,7 @@ class SearchBatcher:
         try:
             found: Sequence[Found | Exception]
             with self._tracing.within("search batch", origins, searches=len(searches)):
-                found = await to_thread.run_sync(self._search, searches)
+                found = await to_thread.run_sync(self._search, searches, limiter=self._thread)
         except Exception as error:  # noqa: BLE001  handed on to those who asked
             found = [error] * len(batch)
         for (_, future), result in zip(batch, found, strict=True):
@@ -156,7 +157,10 @@ class SearchBatcher:
             for index, result in zip(group, found, strict=True):
                 results[index] = result
         for store_id in {searches[group[0]].store_id for group in groups.values()}:
-            self._stores.touch(rows[store_id])
+            try:
+                self._stores.touch(rows[store_id])
+            except StorageError as error:  # locked perhaps: the next search records it
+                log.error("use not recorded", store=store_id, reason=str(error))
         return results
 
     def _search_store(self, store: Store, searches: Sequence[Search]) -> list[Found | Exception]:
@@ -173,6 +177,12 @@ class SearchBatcher:
         )
         file_ids = list({hit.chunk.file_id for found in hits.values() for hit in found})
         attributes: dict[str, Attributes] = self._files.attributes(store.id, file_ids)
+        if first.test is not None:  # files may have been completed or changed since `_allowed`
+            passing = {id_ for id_, values in attributes.items() if first.test(values)}
+            hits = {
+                query: [hit for hit in found if hit.chunk.file_id in passing]
+                for query, found in hits.items()
+            }
         return [
             query
             if isinstance(query, Exception)

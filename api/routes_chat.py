@@ -170,10 +170,10 @@ async def _chunks(service: Service, request: Request, chat: _Chat) -> AsyncItera
                     made = piece
         _count(service, made)
         yield await _last(service, chat, made)
-    except YoujuError as error:
+    except Exception as error:
         if not begun:
             raise
-        known = as_api_error(error)
+        known = as_api_error(error if isinstance(error, YoujuError) else YoujuError(""))
         if known.status >= 500:
             failed(request.scope, error)
         yield data_only(error_body(known.message, known.kind, known.code, None))

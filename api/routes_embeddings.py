@@ -72,7 +72,7 @@ async def create_embeddings(
             param="model",
         )
     texts = [body.input] if isinstance(body.input, str) else body.input
-    dim = service.rag.embedder.dim
+    dim = await service.run(lambda: service.rag.embedder.dim)  # it may have to be made first
     if body.dimensions not in (None, dim):
         raise ApiError(
             400,

@@ -11,10 +11,12 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from api.access import Reader, Writer
+from api.errors import not_found
 from api.routes_responses import owned_response
 from api.schemas import After, Before, Limit, Listing, Order
 from api.schemas_responses import FeedbackCreate, FeedbackShown
 from api.service import Service, service_of
+from rag.errors import QueryError
 from rag.prompt import Message, PromptTemplate, build_prompt, load_template
 from rag.schema import Chunk, Hit
 from rag.store.answers import Rating
@@ -34,9 +36,11 @@ async def create_feedback(
 ) -> FeedbackShown:
     """Say what is thought of an answer."""
     response = await owned_response(service, access.project_id, response_id)
-    row = await service.run(
+    row = await service.write(
         service.responses.rate, response, body.rating, body.correction, body.comment
     )
+    if row is None:
+        raise not_found("response", response_id)
     return _show(row)
 
 
@@ -73,7 +77,7 @@ async def export_feedback(access: Writer, service: ServiceOf) -> StreamingRespon
     Each is a conversation: the prompt with the passages that were found, and the answer that was
     right: the correction, or the given answer where it was rated "up". Of several opinions on an
     answer the last one counts. Answers rated "down" without a correction teach nothing and are left
-    out. Marks count the passages of the prompt.
+    out; so are questions too long for the prompt. Marks count the passages of the prompt.
     """
     lines = _lines(service, access.project_id)
     return StreamingResponse(lines, media_type="application/jsonl")
@@ -86,7 +90,10 @@ def _lines(service: Service, project_id: str) -> Iterator[str]:
     for feedback, response in service.responses.rated(project_id):
         right = feedback.correction or (response.answer if feedback.rating == "up" else None)
         if right is not None:
-            messages = _prompt(response, template, lambda text: count([text])[0], budget)
+            try:
+                messages = _prompt(response, template, lambda text: count([text])[0], budget)
+            except QueryError:  # too long for a generator's prompt, asked where there is none
+                continue
             turns = [{"role": turn.role, "content": turn.content} for turn in messages]
             turns.append({"role": "assistant", "content": renumbered(right, response)})
             yield json.dumps({"conversations": turns}, ensure_ascii=False) + "\n"

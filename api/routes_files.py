@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from api.observing import note_content
 from api.schemas import After, Deleted, Listing, Order
 from api.schemas_files import FileShown, Purpose, show_file
 from api.service import Service, service_of
+from rag.errors import IndexMismatch, UnknownStore
 from rag.store.files import NewFile
 from rag.store.pages import Slice
 from rag.store.service_tables import FileRow
@@ -73,7 +75,7 @@ _FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]
 @router.post("", openapi_extra=_FORM)
 async def create_file(request: Request, access: Writer, service: ServiceOf) -> FileShown:
     """Upload a file. It is on disk when this answers."""
-    with await service.run(service.files.blobs.receive) as incoming:
+    with await service.write(service.files.blobs.receive) as incoming:
         form = await read_form(
             request,
             incoming,
@@ -85,7 +87,7 @@ async def create_file(request: Request, access: Writer, service: ServiceOf) -> F
         note_content(request.scope, files=[name])
         purpose = _purpose(form.fields)
         new = NewFile(access.project_id, name, purpose, kind, _expiry(form.fields))
-        return show_file(await service.run(service.files.add, new, incoming))
+        return show_file(await service.write(service.files.add, new, incoming))
 
 
 @router.get("")
@@ -145,7 +147,7 @@ async def get_file_content(
 async def delete_file(file_id: str, access: Writer, service: ServiceOf) -> Deleted:
     """Delete a file, and take it out of every vector store."""
     row = await owned_file(service, access.project_id, file_id)
-    await service.run(forget_file, service, row.id)
+    await service.write(forget_file, service, row.id)
     return Deleted(id=row.id, object="file")
 
 
@@ -167,7 +169,9 @@ def forget_file(service: Service, file_id: str) -> None:
         for store_id in service.files.stores_of(file_id):
             row = service.stores.find(store_id)
             if row is not None:
-                service.stores.open(row).remove_file(file_id)
+                # A store that goes or is embedded anew in this moment is looked at once more.
+                with suppress(UnknownStore, IndexMismatch):
+                    service.stores.open(row).remove_file(file_id)
 
 
 def _check_range(given: str | None, size: int) -> None:

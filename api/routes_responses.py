@@ -87,7 +87,7 @@ async def get_response(response_id: str, access: Reader, service: ServiceOf) -> 
 async def delete_response(response_id: str, access: Writer, service: ServiceOf) -> ResponseDeleted:
     """Forget an answer, and what was thought of it."""
     row = await owned_response(service, access.project_id, response_id)
-    await service.run(service.responses.delete, row.id)
+    await service.write(service.responses.delete, row.id)
     return ResponseDeleted(id=row.id)
 
 
@@ -221,10 +221,10 @@ async def _events(
             async for text in inner:
                 begun = True
                 yield text
-    except YoujuError as error:
+    except Exception as error:
         if not begun:
             raise
-        known = as_api_error(error)
+        known = as_api_error(error if isinstance(error, YoujuError) else YoujuError(""))
         if known.status >= 500:
             failed(request.scope, error)
         code = "rate_limit_exceeded" if known.status == 429 else "server_error"
@@ -336,7 +336,7 @@ async def _keep(
         turns=turns[-MOST_TURNS:],
         body=shown.model_dump(mode="json"),
     )
-    await service.run(service.responses.add, new)
+    await service.write(service.responses.add, new)
 
 
 async def _after(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:

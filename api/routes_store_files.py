@@ -81,7 +81,7 @@ async def update_store_file(
     """Replace a file's attributes; searches see them at once."""
     row = await usable_store(service, access.project_id, store_id)
     await _listed(service, row.id, file_id)
-    await service.run(service.store_files.set_attributes, row.id, file_id, body.attributes or {})
+    await service.write(service.store_files.set_attributes, row.id, file_id, body.attributes or {})
     return _show(service, await _listed(service, row.id, file_id))
 
 
@@ -90,7 +90,7 @@ async def remove_file(store_id: str, file_id: str, access: Writer, service: Serv
     """Take a file out of the store. The file itself stays."""
     row = await owned_store(service, access.project_id, store_id)
     await _listed(service, row.id, file_id)
-    await service.run(service.stores.open(row).remove_file, file_id)
+    await service.write(service.stores.open(row).remove_file, file_id)
     return Deleted(id=file_id, object="vector_store.file.deleted")
 
 
@@ -130,7 +130,7 @@ async def create_batch(
         }
     param = "files" if body.files is not None else "file_ids"
     await check_files(service, access.project_id, list(wanted), param)
-    batch = await service.run(service.store_files.new_batch, row.id)
+    batch = await service.write(service.store_files.new_batch, row.id)
     await add_files(service, row.id, list(wanted.values()), batch.id)
     return show_batch(*await _batch(service, row.id, batch.id))
 
@@ -149,7 +149,7 @@ async def cancel_batch(
     """Give up those files of a batch that are not completed."""
     row = await owned_store(service, access.project_id, store_id)
     await _batch(service, row.id, batch_id)
-    await service.run(service.store_files.cancel_batch, batch_id)
+    await service.write(service.store_files.cancel_batch, batch_id)
     return show_batch(*await _batch(service, row.id, batch_id))
 
 

@@ -41,7 +41,7 @@ async def create_store(body: StoreCreate, access: Writer, service: ServiceOf) ->
         details=body.metadata or {},
         expires_days=body.expires_after.days if body.expires_after else None,
     )
-    row = await service.run(_create, service, access.project_id, new)
+    row = await service.write(_create, service, access.project_id, new)
     if file_ids:
         await add_files(service, row.id, _entries(file_ids, body.chunking_strategy))
     return await _show(service, row)
@@ -89,7 +89,7 @@ async def update_store(
     if "expires_after" in body.model_fields_set:
         values["expires_days"] = body.expires_after.days if body.expires_after else None
     if values:
-        await service.run(service.stores.change, row.id, values)
+        await service.write(service.stores.change, row.id, values)
     return await _show(service, await owned_store(service, access.project_id, store_id))
 
 
@@ -97,7 +97,7 @@ async def update_store(
 async def delete_store(store_id: str, access: Writer, service: ServiceOf) -> Deleted:
     """Delete a store. Its files stay, until they are deleted themselves."""
     row = await owned_store(service, access.project_id, store_id)
-    await service.run(forget_store, service, row.id)
+    await service.write(forget_store, service, row.id)
     return Deleted(id=row.id, object="vector_store.deleted")
 
 
@@ -131,30 +131,37 @@ async def check_files(service: Service, project_id: str, file_ids: list[str], pa
     Raises:
         ApiError: 404 naming the first.
     """
+    missing = await service.run(_first_missing, service, project_id, file_ids)
+    if missing is not None:
+        raise ApiError(
+            404,
+            f"{param}: no file with id {missing[:80]!r} has been uploaded.",
+            code="file_not_found",
+            param=param,
+        )
+
+
+def _first_missing(service: Service, project_id: str, file_ids: list[str]) -> str | None:
     for file_id in file_ids:
-        row = await service.run(service.files.get, project_id, file_id)
+        row = service.files.get(project_id, file_id)
         if row is None or not row.kept:
-            raise ApiError(
-                404,
-                f"{param}: no file with id {file_id[:80]!r} has been uploaded.",
-                code="file_not_found",
-                param=param,
-            )
+            return file_id
+    return None
 
 
 async def add_files(
     service: Service, store_id: str, entries: list[Entry], batch_id: str = ""
 ) -> None:
     """Put files into a store, and say so to who ingests them."""
-    await service.run(service.store_files.add, store_id, entries, batch_id)
+    await service.write(service.store_files.add, store_id, entries, batch_id)
     service.ingestion.ring()
 
 
 def forget_store(service: Service, store_id: str) -> None:
     """Delete a store with its indexes."""
     row = service.stores.find(store_id)
-    service.opened.drop(store_id)
     service.stores.delete(store_id)
+    service.opened.drop(store_id)  # not before: a search would open it again
     if row is not None:
         folder = service.rag.index_folder(service.stores.open(row))
         shutil.rmtree(folder, ignore_errors=True)

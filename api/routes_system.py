@@ -57,7 +57,7 @@ async def live() -> Alive:
 )
 async def ready(service: ServiceOf) -> Response:
     """Say whether requests can be answered now."""
-    waiting = await service.run(service.not_ready)
+    waiting = await service.at_the_gate(service.not_ready)
     body = Ready(status="waiting" if waiting else "ready", waiting=waiting)
     return JSONResponse(body.model_dump(), 503 if waiting else 200)
 

@@ -59,7 +59,7 @@ async def create_upload(
         )
     life = body.expires_after.seconds if body.expires_after else None
     new = NewFile(access.project_id, name, body.purpose, kind, life)
-    return show_upload(await service.run(service.uploads.create, new, body.bytes))
+    return show_upload(await service.write(service.uploads.create, new, body.bytes))
 
 
 @router.post("/{upload_id}/parts", openapi_extra=_FORM)
@@ -69,9 +69,9 @@ async def add_part(
     """Add a part of at most 64 MiB. Parts may arrive in any order, and at the same time."""
     upload = await _pending(service, access.project_id, upload_id)
     part_id = new_id("part_")
-    with await service.run(service.files.blobs.receive, part_id) as incoming:
+    with await service.write(service.files.blobs.receive, part_id) as incoming:
         await read_form(request, incoming, file_field="data", max_bytes=PART_BYTES, run=service.run)
-        row = await service.run(service.uploads.add_part, upload, part_id, incoming)
+        row = await service.write(service.uploads.add_part, upload, part_id, incoming)
     return PartShown(id=row.id, created_at=row.created_at, upload_id=upload_id)
 
 
@@ -81,7 +81,7 @@ async def complete_upload(
 ) -> UploadShown:
     """Join the parts, in the order given, to a file."""
     upload = await _pending(service, access.project_id, upload_id)
-    await service.run(service.uploads.complete, upload, body.part_ids, body.md5)
+    await service.write(service.uploads.complete, upload, body.part_ids, body.md5)
     return show_upload(await _owned(service, access.project_id, upload_id))
 
 
@@ -89,7 +89,7 @@ async def complete_upload(
 async def cancel_upload(upload_id: str, access: Writer, service: ServiceOf) -> UploadShown:
     """Give an upload up."""
     upload = await _pending(service, access.project_id, upload_id)
-    await service.run(service.uploads.cancel, upload)
+    await service.write(service.uploads.cancel, upload)
     return show_upload(await _owned(service, access.project_id, upload_id))
 
 

@@ -66,16 +66,30 @@ class Service:
         self.ingestion = UploadIngestion(
             rag, self.opened, self.files.blobs, report=self._on_ingested
         )
-        self._short = anyio.CapacityLimiter(8)
+        self._reads = anyio.CapacityLimiter(12)
+        self._writes = anyio.CapacityLimiter(6)  # they may wait for each other, no reader for them
+        self._gate = anyio.CapacityLimiter(2)
         self._long = anyio.CapacityLimiter(settings.max_answers)
         self._warm = threading.Event()
         self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
         self.fault = ""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run something that asks the database or the disk, off the event loop."""
+        """Run something that reads the database or the disk, off the event loop."""
         return await anyio.to_thread.run_sync(
-            lambda: function(*args, **kwargs), limiter=self._short, abandon_on_cancel=False
+            lambda: function(*args, **kwargs), limiter=self._reads, abandon_on_cancel=False
+        )
+
+    async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run something that changes the database or the disk, off the event loop."""
+        return await anyio.to_thread.run_sync(
+            lambda: function(*args, **kwargs), limiter=self._writes, abandon_on_cancel=False
+        )
+
+    async def at_the_gate(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what every request needs before anything else, off the event loop."""
+        return await anyio.to_thread.run_sync(
+            lambda: function(*args, **kwargs), limiter=self._gate, abandon_on_cancel=False
         )
 
     async def run_long(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -96,7 +110,10 @@ class Service:
             self._warming.join(_WARM_UP_S)
         if self.settings.ingest_worker:
             self.ingestion.close()
-        self.opened.save()
+        try:
+            self.opened.save()
+        finally:
+            self.tracing.close()
 
     def not_ready(self) -> dict[str, str]:
         """Return what is not ready yet, and why; {} when everything is."""

@@ -9,7 +9,7 @@ from api.observing import log
 from api.routes_files import forget_file
 from api.service import Service
 from rag.errors import YoujuError
-from rag.store.vector_stores import DAY_S
+from rag.store.vector_stores import DAY_S, has_expired
 
 EVERY_S = 60.0
 
@@ -43,6 +43,7 @@ class Upkeep:
         service.files.blobs.sweep(service.uploads.parts_in_use())
         if service.settings.response_days:
             service.responses.forget_before(now - service.settings.response_days * DAY_S)
+        service.opened.save()  # and lets go of those that other processes have deleted
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_S):
@@ -54,8 +55,8 @@ class Upkeep:
 
 def empty_store(service: Service, store_id: str) -> None:
     """Take everything out of a store that has expired; that it was there stays known."""
-    row = service.stores.find(store_id)
-    if row is not None:
-        store = service.stores.open(row)
-        for file_id in service.store_files.all_ids(store_id):
-            store.remove_file(file_id)
+    for file_id in service.store_files.all_ids(store_id):
+        row = service.stores.find(store_id)
+        if row is None or not has_expired(row):  # its expiry may be changed at any time
+            return
+        service.stores.open(row).remove_file(file_id)

@@ -101,6 +101,7 @@ class UploadIngestion:
             return self._next(pool)
 
     def _run(self) -> None:
+        unsaved = True
         with make_parsers(self._rag) as pool:
             while not self._stop.is_set():
                 try:
@@ -109,8 +110,11 @@ class UploadIngestion:
                     self._report("", "", "waiting", 0.0, str(error))
                     worked = False
                     self._stop.wait(RETRY_S)
+                unsaved = unsaved or worked
                 if not worked:
-                    self._save()
+                    if unsaved:
+                        self._save()
+                        unsaved = False
                     self._bell.wait(IDLE_S)
                     self._bell.clear()
 
@@ -139,7 +143,11 @@ class UploadIngestion:
                 self._files.fail(entry, _CODES.get(error.reason, "invalid_file"), message)
         except IndexMismatch as error:
             status, message = "failed", str(error)
-            self._files.fail(entry, "server_error", message)
+            told = (  # the error's own words tell the server's settings
+                "The store was made by another embedding model than the server has now. Who runs "
+                "the server can mend that with `youju reindex`."
+            )
+            self._files.fail(entry, "server_error", told)
         except UnknownStore:
             status = "cancelled"  # the store has been deleted meanwhile
         except YoujuError as error:

@@ -17,6 +17,7 @@ from rag.errors import ConfigError, IndexMismatch, UnknownStore, UsageError
 from rag.index.dense import FaissIndex
 from rag.index.follow import DenseFollower, LexicalFollower
 from rag.offline import switch_off_telemetry
+from rag.once import once
 from rag.protocols import Reranker, Tokens
 from rag.store.catalog import SHADOW_PREFIX, Catalog
 from rag.store.corpus import Store
@@ -156,17 +157,17 @@ class Rag:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    @cached_property
+    @once
     def db(self) -> Database:
         """The database, opened on first use."""
         return Database(self.settings.url, timeout_s=self.settings.database_timeout)
 
-    @cached_property
+    @once
     def catalog(self) -> Catalog:
         """The stores in it."""
         return Catalog(self.db)
 
-    @cached_property
+    @once
     def embedder(self) -> OpenVinoEmbedder | TorchEmbedder:
         """The embedder."""
         return make_embedder(self.settings)
@@ -176,19 +177,19 @@ class Rag:
         """The embedder's view of text; needs no weights."""
         return self.embedder.tokens
 
-    @cached_property
+    @once
     def analyzer(self) -> Analyzer:
         """Splits text into terms, for the lexical index and the answerers alike."""
         from rag.index.analyze import Analyzer
 
         return Analyzer()
 
-    @cached_property
+    @once
     def reranker(self) -> Reranker | None:
         """The reranker, or None."""
         return make_reranker(self.settings)
 
-    @cached_property
+    @once
     def answerer(self) -> Answerer:
         """Who writes the answers."""
         from rag.extract import ExtractiveAnswerer
@@ -215,7 +216,7 @@ class Rag:
             max_tokens=settings.generator_max_tokens,
         )
 
-    @cached_property
+    @once
     def talker(self) -> Talker:
         """The generator alone, for a chat that asks no documents.
 
@@ -251,7 +252,7 @@ class Rag:
             lambda messages: self.talker.say(messages).text, question, history
         ).text
 
-    @cached_property
+    @once
     def _generator(self) -> _Generator:
         settings = self.settings
         if settings.generator == "chatglm3":

@@ -309,7 +309,7 @@ def test_revoked_and_expired_keys_are_worthless_within_two_seconds(two: Two) -> 
 
 
 class _AtOnce:
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def at_the_gate(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
 

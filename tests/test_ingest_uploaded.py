@@ -91,6 +91,23 @@ def test_a_bad_file_says_why_and_not_where(
     assert bench.listed.claim("w", 20) is None
 
 
+def test_indexes_are_saved_after_work_and_not_while_nothing_is_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[float] = []
+    monkeypatch.setattr(bench.opened, "save", lambda: saved.append(time.monotonic()))
+    store = bench.store()
+    bench.work.start()
+    wait_until(lambda: len(saved) == 1)
+    file = bench.put(store, "The pump needs oil.")
+    wait_until(lambda: bench.state(store, file).status == "completed")
+    wait_until(lambda: len(saved) == 2)
+    time.sleep(1)
+    bench.work.close()
+
+    assert len(saved) == 2
+
+
 def test_an_unexpected_fault_harms_no_other_file(bench: Bench, tmp_path: Path) -> None:
     store = bench.store()
 

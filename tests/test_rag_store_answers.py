@@ -84,6 +84,8 @@ def test_every_opinion_is_kept(responses: Responses, rating: Rating) -> None:
     answer = keep(responses)
     first = responses.rate(answer, rating, "每周。", "见第 3 页")
     second = responses.rate(answer, "up", None, None)
+    assert first is not None
+    assert second is not None
 
     found = responses.feedback(DEFAULT_PROJECT, Slice(order="asc")).items
 
@@ -111,7 +113,7 @@ def test_all_feedback_is_met_once_oldest_first(responses: Responses) -> None:
 
     met = list(responses.rated(DEFAULT_PROJECT))
 
-    assert sorted(feedback.id for feedback, _ in met) == sorted(row.id for row in given)
+    assert sorted(feedback.id for feedback, _ in met) == sorted(row.id for row in given if row)
     assert [f.id for f, _ in met] == sorted(f.id for f, _ in met)
     assert all(feedback.response_id == answer.id for feedback, answer in met)
     assert all(answer.passages == [PASSAGE] for _, answer in met)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
 
 from rag.store.changelog import in_parts
 from rag.store.database import Database
@@ -99,8 +100,12 @@ class Responses:
 
     def rate(
         self, response: ResponseRow, rating: Rating, correction: str | None, comment: str | None
-    ) -> FeedbackRow:
-        """Record what a user thinks of an answer; a second opinion does not replace the first."""
+    ) -> FeedbackRow | None:
+        """Record what a user thinks of an answer; a second opinion does not replace the first.
+
+        Returns:
+            What was recorded; None if the answer has been deleted meanwhile.
+        """
         row = FeedbackRow(
             id=new_id("fb_"),
             project_id=response.project_id,
@@ -110,10 +115,13 @@ class Responses:
             comment=comment,
             created_at=int(time.time()),
         )
-        with self._db.write() as session:
-            session.add(row)
-            session.flush()
-            session.expunge(row)
+        try:
+            with self._db.write() as session:
+                session.add(row)
+                session.flush()
+                session.expunge(row)
+        except IntegrityError:
+            return None
         return row
 
     def feedback(

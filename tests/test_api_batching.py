@@ -1,0 +1,130 @@
+"""Searches are done together: what one of them meets does not harm the others."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+from served import Served, serving
+from upload_bench import Bench
+
+from api.batching import Found, Search, SearchBatcher
+from api.observing import Meters
+from api.tracing import NoTracing
+from rag.errors import StorageError
+from rag.store.corpus import Store
+from rag.store.store_files import StoreFiles
+from rag.store.tables import DEFAULT_PROJECT
+from rag.store.vector_stores import VectorStores
+
+_WAVES, _CLIENTS = 3, 16  # together more than anyio's 40 threads
+
+
+@pytest.fixture
+def slow(served_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Served, Any]]:
+    """A server with the store `a`, and an event without which no search ends."""
+    may_end = threading.Event()
+    search_store = SearchBatcher._search_store
+
+    def wait(
+        self: SearchBatcher, store: Store, searches: Sequence[Search]
+    ) -> list[Found | Exception]:
+        may_end.wait(60)
+        return search_store(self, store, searches)
+
+    monkeypatch.setattr(SearchBatcher, "_search_store", wait)
+    with serving(served_home) as served, served.http() as http:
+        http.post("/v1/vector_stores", json={"name": "a"}).raise_for_status()
+        yield served, may_end
+        may_end.set()
+
+
+def test_clients_that_leave_during_a_slow_search_block_no_other(
+    slow: tuple[Served, threading.Event],
+) -> None:
+    served, may_end = slow
+
+    def ask_and_leave() -> None:
+        timeout = httpx.Timeout(10, read=0.6)
+        body = {"model": "youju:a", "input": "How heavy is it?"}
+        with served.http() as http, contextlib.suppress(httpx.ReadTimeout):
+            http.post("/v1/responses", json=body, timeout=timeout)
+
+    for _ in range(_WAVES):
+        clients = [threading.Thread(target=ask_and_leave) for _ in range(_CLIENTS)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+    may_end.set()
+
+    with served.http() as http:
+        asked = http.post("/v1/responses", json={"model": "youju:a", "input": "How heavy?"})
+    assert asked.status_code == 200
+
+
+# -- one batch ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(tmp_path: Path, empty_database: Path) -> Iterator[Bench]:
+    (tmp_path / "home").mkdir()
+    shutil.copy(empty_database, tmp_path / "home")
+    made = Bench(tmp_path / "home")
+    yield made
+    made.rag.db.close()
+
+
+def _search(bench: Bench, *searches: Search) -> list[Found | Exception]:
+    batcher = SearchBatcher(bench.rag, bench.opened, Meters(CollectorRegistry()), NoTracing())
+    return batcher._search(searches)
+
+
+def test_what_is_found_is_told_though_its_use_cannot_be_recorded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = bench.store()
+    file = bench.put(store, "The pump needs oil.")
+    bench.drain()
+
+    def locked(*_: object) -> None:
+        raise StorageError("The database is locked.", do="Wait.")
+
+    monkeypatch.setattr(VectorStores, "touch", locked)
+    (found,) = _search(bench, Search(DEFAULT_PROJECT, store.id, "pump", 5))
+
+    assert isinstance(found, Found)
+    assert [hit.chunk.file_id for hit in found.hits] == [file]
+
+
+def test_a_file_that_is_completed_during_a_search_passes_its_filter_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = bench.store()
+    mine = bench.put(store, "The pump needs oil.")
+    bench.drain()
+    attributes = StoreFiles.attributes
+    others: list[str] = []
+
+    def meanwhile(self: StoreFiles, store_id: str, file_ids: Any = None) -> dict[str, Any]:
+        found = attributes(self, store_id, file_ids)
+        if not others:  # between the filter and the search
+            others.append(bench.put(store, "The pump of another owner needs oil."))
+            bench.drain()
+        return found
+
+    bench.listed.set_attributes(store.id, mine, {"owner": "me"})
+    monkeypatch.setattr(StoreFiles, "attributes", meanwhile)
+    search = Search(DEFAULT_PROJECT, store.id, "pump", 5, lambda held: held.get("owner") == "me")
+    (found,) = _search(bench, search)
+
+    assert isinstance(found, Found)
+    assert others
+    assert {hit.chunk.file_id for hit in found.hits} == {mine}
