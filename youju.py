@@ -262,11 +262,14 @@ def run(arguments: list[str], *, debug: bool) -> int:
         complain(str(error))
         return error.exit_code
     except typer.TyperException as error:
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")
         if message.startswith("Usage:"):  # no arguments: the message is the help itself
             sys.stderr.write(message + "\n")
         else:
-            complain(f"{message} See `youju --help`.")
+            ctx = getattr(error, "ctx", None)
+            path = ctx.command_path if ctx is not None else "youju"
+            stop = "" if message.endswith((".", "?", "!")) else "."
+            complain(f"{message}{stop} See `{path} --help`.")
         return 2
     except typer.Abort:
         complain("Not confirmed; nothing was done.")

@@ -71,7 +71,7 @@ class Admission:
         limit = self._limit(scope)
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and len(length) < 19 and int(length) > limit:
-            await self._too_large(send, limit)
+            await self._too_large(send, scope, limit)
             return
         self._free -= 1
         try:
@@ -101,7 +101,7 @@ class Admission:
                 whole = not message.get("more_body", False)
             if seen > limit:
                 answered = True
-                await self._too_large(send, limit)
+                await self._too_large(send, scope, limit)
                 return {"type": "http.disconnect"}
             return message
 
@@ -121,8 +121,12 @@ class Admission:
             return PART_BYTES + _FORM_BYTES
         return self._body
 
-    async def _too_large(self, send: Send, limit: int) -> None:
+    async def _too_large(self, send: Send, scope: Scope, limit: int) -> None:
         self._meters.refused.labels("large").inc()
+        if scope["path"] == "/v1/files":
+            message = f"The file is larger than the {self._file / 2**20:g} MiB allowed here."
+            await _refuse(send, 413, message, "file_too_large")
+            return
         message = f"The body is larger than the {limit:,} bytes allowed here."
         await _refuse(send, 413, message, "body_too_large")
 

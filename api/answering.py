@@ -149,6 +149,14 @@ async def stores_of_model(service: Service, project_id: str, model: str) -> list
             code="ambiguous_store",
             param="model",
         )
+    if not named:
+        raise ApiError(
+            404,
+            f"model: the server has no store named {title[:80]!r} (the setting `store`). Name one: "
+            "youju:<store name>, or youju:<store id>.",
+            code="vector_store_not_found",
+            param="model",
+        )
     raise ApiError(
         404,
         f"model: no vector store is named {title[:80]!r}. Make it, or name another: "

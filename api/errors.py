@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
 from api.observing import failed
+from api.wording import nearest, wording
 from rag import errors
 
 INVALID = "invalid_request_error"
@@ -141,19 +142,39 @@ def meaning_of(error: errors.YoujuError) -> Meaning:
     return next(MEANINGS[kind] for kind in type(error).__mro__ if kind in MEANINGS)
 
 
-def as_api_error(error: errors.YoujuError) -> ApiError:
-    """Return an error as a client gets it."""
+def as_api_error(error: errors.YoujuError, path: str = "") -> ApiError:
+    """Return an error as a client gets it.
+
+    Args:
+        error: What went wrong.
+        path: The request's, by which the field at fault is known; "": it is not named.
+    """
     meaning = meaning_of(error)
     headers = {"retry-after": str(meaning.retry_after)} if meaning.retry_after else {}
     return ApiError(
         meaning.status,
         meaning.message or str(error),
         code=meaning.code,
+        param=_param(error, path),
         kind=meaning.type,
         headers=headers,
     )
 
 
+def _param(error: errors.YoujuError, path: str) -> str | None:
+    """Return the field of a request at which an error of ours points, if that is known."""
+    match error:
+        case errors.FilterError():
+            return "filters"
+        case errors.CursorError():
+            return error.message.partition(":")[0]  # "after" or "before"
+        case errors.QueryError() | errors.PromptTooLong():
+            return next((field for end, field in _ASKED if path.endswith(end)), None)
+        case _:
+            return None
+
+
+_ASKED = (("/responses", "input"), ("/chat/completions", "messages"), ("/search", "query"))
 _SHOWN_CHARS = 200  # of a name that a client made up
 
 DIFY_PATH = "/retrieval"
@@ -189,17 +210,19 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     def on_our_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, errors.YoujuError)
-        known = as_api_error(error)
+        known = as_api_error(error, request.url.path)
         if known.status >= 500:
             failed(request.scope, error)
         return answer_with(request, known)
 
     def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return answer_with(request, _explain(error, request.headers.get("content-type", "")))
+        return answer_with(request, _explain(error, request.headers))
 
     def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if error.status_code == 400 and error.detail == _UNREADABLE:
+            return answer_with(request, _unreadable(request.headers, error.__cause__))
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods(request, routes))
@@ -233,14 +256,41 @@ def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
     return sorted(found)
 
 
-def _explain(error: RequestValidationError, content_type: str) -> ApiError:
+_UNREADABLE = "There was an error parsing the body"  # FastAPI's words for what is no JSON error
+
+
+def _unreadable(headers: Mapping[str, str], cause: BaseException | None) -> ApiError:
+    """Say why a body cannot be read as JSON."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        return ApiError(
+            415,
+            f"The body has the content-encoding {encoding[:40]!r}: send it uncompressed.",
+            code="unsupported_media_type",
+        )
+    match cause:
+        case UnicodeDecodeError():
+            message = "The body is not in UTF-8: send JSON in UTF-8."
+        case RecursionError():
+            message = "The body is nested too deeply."
+        case None:
+            message = "The body is not valid JSON."
+        case _:
+            message = "The body is not JSON that can be read, for example a number is too long."
+    return ApiError(400, message, code="invalid_json")
+
+
+def _explain(error: RequestValidationError, headers: Mapping[str, str]) -> ApiError:
     """Say in one line which field is wrong, and how."""
-    first = _nearest(error.errors())
+    forms = nearest(
+        error.errors(), lambda one: _fields(list(one["loc"])[1:], error.body, missing=False)
+    )
+    first = forms[0]
     kind, place = first["type"], list(first["loc"])
     if kind == "json_invalid":
-        return ApiError(400, "The body is not valid JSON.", code="invalid_json")
+        return _unreadable(headers, None)
     inside = place[1:] if place and place[0] in ("body", "query", "path", "header") else place
-    if place == ["body"] and kind != "missing" and not _is_json(content_type):
+    if place == ["body"] and kind != "missing" and not _is_json(headers.get("content-type", "")):
         return ApiError(
             415,
             "Expected a body of type application/json.",
@@ -249,7 +299,6 @@ def _explain(error: RequestValidationError, content_type: str) -> ApiError:
     if place and place[0] == "body":
         inside = _fields(inside, error.body, missing=kind == "missing")
     param = _printable(".".join(map(str, inside))[:_SHOWN_CHARS]) or None
-    message = str(first["msg"]).removeprefix("Value error, ")
     if kind == "extra_forbidden":
         return ApiError(
             400, f"Unknown field {param!r}. See /docs.", code="unknown_parameter", param=param
@@ -258,7 +307,7 @@ def _explain(error: RequestValidationError, content_type: str) -> ApiError:
         what = f"field {param!r}" if param else "a body of type application/json"
         return ApiError(400, f"Missing: {what}.", code="missing_parameter", param=param)
     return ApiError(
-        400, f"{param or 'The body'}: {message}.", code="invalid_parameter", param=param
+        400, f"{param or 'The body'}: {wording(forms)}.", code="invalid_parameter", param=param
     )
 
 
@@ -270,13 +319,6 @@ def _is_json(content_type: str) -> bool:
 def _printable(text: str) -> str:
     """Return a text with what no answer can hold (half a surrogate pair) replaced."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _nearest(found: Sequence[Any]) -> Any:  # noqa: ANN401
-    """Return the first error; of a field that may have several forms, the form's that fits best."""
-    first = found[0]["loc"]
-    same = [one for one in found if one["loc"][:2] == first[:2]]
-    return max(same, key=lambda one: len(one["loc"]))
 
 
 def _fields(place: Sequence[str | int], body: Any, *, missing: bool) -> list[str | int]:  # noqa: ANN401

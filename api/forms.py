@@ -162,7 +162,7 @@ class _Reader:
         if self._in_file:
             if self._incoming.size + end - start > self._max:
                 raise TooLarge(
-                    f"file: got more than the {self._max:,} bytes allowed.",
+                    f"file: got more than the {self._max / 2**20:g} MiB allowed.",
                     do="Split it, or ask who runs the server to allow more.",
                 )
             self._incoming.write(data[start:end])

@@ -174,7 +174,11 @@ async def _sources(
         return rows, Wanted(service.settings.top_k)
     tool = body.tools[0]
     ids = dict.fromkeys(tool.vector_store_ids)
-    rows = [await usable_store(service, project_id, store_id) for store_id in ids]
+    try:
+        rows = [await usable_store(service, project_id, store_id) for store_id in ids]
+    except ApiError as error:  # the field here, not the path's
+        error.param = "tools.0.vector_store_ids"
+        raise
     ranking = tool.ranking_options
     return rows, Wanted(
         top_k=tool.max_num_results or service.settings.top_k,

@@ -14,6 +14,9 @@ from pydantic import (
     Field,
     Strict,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 
 T = TypeVar("T")
@@ -72,6 +75,26 @@ def _truth(value: object) -> object:
     return value
 
 
+def _attribute(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Check an attribute; say what it may be, not only what the last of the forms is."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        own = [one["msg"] for one in error.errors() if one["type"] == "value_error"]
+        said = own[0].removeprefix("Value error, ") if own else _ATTRIBUTE
+        raise ValueError(said) from None
+
+
+def _absent(value: object) -> object:
+    if value is not None and value != []:
+        raise ValueError("not supported: leave it out")
+    return value
+
+
+_ATTRIBUTE = "expected a text of at most 512 characters, a number or a boolean"
+ABSENT = BeforeValidator(_absent)
+"""Of a field that is known and may only be empty."""
+
 Flag = Annotated[bool, Strict()]
 NUMBER = BeforeValidator(_number)
 TRUTH = BeforeValidator(_truth)
@@ -93,7 +116,7 @@ Metadata = Annotated[
     ),
 ]
 Attributes = Annotated[
-    dict[MetadataKey, bool | int | float | MetadataText],
+    dict[MetadataKey, Annotated[bool | int | float | MetadataText, WrapValidator(_attribute)]],
     Field(
         max_length=16,
         description="Up to 16 texts, numbers or booleans that filters can use.",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas import NUMBER, TRUTH, Body, Flag, Metadata, PlainText, Shown
+from api.schemas import ABSENT, NUMBER, TRUTH, Body, Flag, Metadata, PlainText, Shown
 from api.schemas_responses import Account, FileCitation, ModelName
 
 
@@ -61,9 +61,9 @@ class ChatCreate(Body):
     top_p: Annotated[float, Field(gt=0, le=1), NUMBER] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63), NUMBER] | None = None
     n: Annotated[Literal[1], NUMBER] | None = None
-    stop: Annotated[list[PlainText], Field(max_length=0)] | None = None
+    stop: Annotated[list[PlainText], Field(max_length=0), ABSENT] | None = None
     logprobs: Annotated[Literal[False], TRUTH] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0), ABSENT] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     response_format: ChatFormat | None = None
     modalities: list[Literal["text"]] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 from collections.abc import Iterator
@@ -123,10 +124,10 @@ def test_a_bad_filter_is_named(http: httpx.Client, store: str, bad: dict[str, An
         (b"", "missing_parameter"),
         (b"{", "invalid_json"),
         (b"nope", "invalid_json"),
-        (b"\xff\xfe{}", ""),
-        (b"[" * 100_000, ""),
-        (b'{"metadata":' * 50_000 + b"1" + b"}" * 50_000, ""),
-        (b'{"name": ' + b"9" * 100_000 + b"}", ""),
+        (b"\xff\xfe{}", "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"metadata":' * 50_000 + b"1" + b"}" * 50_000, "invalid_json"),
+        (b'{"name": ' + b"9" * 100_000 + b"}", "invalid_json"),
         (b'{"expires_after": {"anchor": "last_active_at", "days": 1e999}}', "invalid_parameter"),
         (b'{"metadata": {"a": NaN}}', "invalid_parameter"),
         (b'{"name": "x", "name": 7}', "invalid_parameter"),
@@ -143,6 +144,89 @@ def test_bodies_that_are_no_request(http: httpx.Client, body: bytes, code: str) 
     error = shown(answer, 400, code)
     assert len(error["message"]) < 500
     assert len(error["param"] or "") <= 200
+
+
+_LIMITED = "expected a text of at most 512 characters, a number or a boolean"
+_TALK = {"model": "youju", "messages": [{"role": "user", "content": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        ("/v1/vector_stores/{}/files", {"attributes": {"a": "x" * 513}}, "attributes.a", _LIMITED),
+        ("/v1/vector_stores/{}/files", {"attributes": {"a": None}}, "attributes.a", _LIMITED),
+        ("/v1/vector_stores/{}/files", {"attributes": {"a": "\0"}}, "attributes.a", "NUL"),
+        ("/v1/responses", {"input": []}, "input", "at least 1 item, got 0"),
+        ("/v1/responses", {"input": 5}, "input", "a text or a list, got a number"),
+        ("/v1/vector_stores/{}/search", {"query": []}, "query", "at least 1 item, got 0"),
+        ("/v1/vector_stores/{}/search", {"query": [""]}, "query.0", "at least 1 character, got 0"),
+        ("/v1/vector_stores/{}/search", {"query": ["x"] * 17}, "query", "at most 16 items, got 17"),
+        ("/v1/embeddings", {"input": ["x"] * 2049}, "input", "at most 2,048 items, got 2,049"),
+        ("/v1/chat/completions", {**_TALK, "stop": ["x"]}, "stop", "not supported"),
+        ("/v1/chat/completions", {**_TALK, "stop": "x"}, "stop", "not supported"),
+        ("/v1/chat/completions", {**_TALK, "tools": [{}]}, "tools", "not supported"),
+        ("/v1/responses", {"input": "x", "background": True}, "background", "not supported"),
+        (
+            "/v1/responses",
+            {"input": "x", "tools": [{"type": "file_search", "vector_store_ids": 5, "filters": 5}]},
+            "tools.0.vector_store_ids",
+            "expected a list, got a number",
+        ),
+        ("/v1/vector_stores", [], None, "expected a JSON object, got a list"),
+    ],
+    ids=range(15),
+)
+def test_the_limit_that_was_broken_is_named(
+    http: httpx.Client, store: str, path: str, body: Any, param: str | None, message: str
+) -> None:
+    if isinstance(body, dict):
+        more = {"file_id": "x"} if path.endswith("/files") else {"model": "youju"}
+        body = body if path.endswith("/search") else {**more, **body}
+    error = shown(http.post(path.format(store), json=body), 400, "invalid_parameter")
+    assert error["param"] == param
+    assert message in error["message"]
+
+
+def test_a_body_that_cannot_be_read_is_told_why(http: httpx.Client) -> None:
+    def error(body: bytes, status: int, code: str, **more: str) -> str:
+        answer = http.post("/v1/vector_stores", content=body, headers={**JSON, **more})
+        return str(shown(answer, status, code)["message"])
+
+    assert "UTF-8" in error('{"name": "手册"}'.encode("gbk"), 400, "invalid_json")
+    assert "nested" in error(b"[" * 100_000, 400, "invalid_json")
+    packed = gzip.compress(b"{}")
+    assert "'gzip'" in error(packed, 415, "unsupported_media_type", **{"content-encoding": "gzip"})
+
+
+def test_the_field_at_fault_is_named(http: httpx.Client, store: str) -> None:
+    tool = {"type": "file_search", "vector_store_ids": ["vs_none"]}
+    long = "x" * 5000
+    talk = {"model": "youju:attacked", "messages": [{"role": "user", "content": long}]}
+    cases: list[tuple[str, dict[str, Any], int, str]] = [
+        (f"/v1/vector_stores/{store}/search", {"query": "x", "filters": {}}, 400, "filters"),
+        (f"/v1/vector_stores/{store}/search", {"query": long}, 400, "query"),
+        ("/v1/responses", {"model": "youju:attacked", "input": long}, 400, "input"),
+        ("/v1/chat/completions", talk, 400, "messages"),
+        (
+            "/v1/responses",
+            {"model": "youju", "input": "x", "tools": [tool]},
+            404,
+            "tools.0.vector_store_ids",
+        ),
+    ]
+    for path, body, status, param in cases:
+        assert shown(http.post(path, json=body), status)["param"] == param, path
+    for name in ("after", "before"):
+        answer = http.get(f"/v1/vector_stores?{name}=vs_none")
+        assert shown(answer, 400, "invalid_cursor")["param"] == name
+
+
+def test_the_store_that_the_settings_name_may_be_missing(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, served.http() as http:
+        body = {"model": "youju", "input": "x"}
+        error = shown(http.post("/v1/responses", json=body), 404, "vector_store_not_found")
+    assert "no store named 'default'" in error["message"]
+    assert "`store`" in error["message"]
 
 
 def test_media_types(http: httpx.Client) -> None:
@@ -230,7 +314,8 @@ def test_too_large(tmp_path: Path, converted_models: Path) -> None:
         for size in (270_000, 3_000_000):
             files = {"file": ("a.md", b"x" * size)}
             answer = http.post("/v1/files", files=files, data={"purpose": "user_data"})
-            shown(answer, 413)
+            error = shown(answer, 413, "file_too_large")
+            assert "0.25 MiB" in error["message"]
         body = b"--b\r\ncontent-disposition: form-data; name=file; filename=a.md\r\n\r\n"
         answer = http.post("/v1/files", content=iter([body, *[b"x" * 50_000] * 10]), headers=FORM)
         shown(answer, 413)
