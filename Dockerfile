@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python .ci/image_requirements.py "$VARIANT" > /tmp/requirements.txt; \
     /opt/youju/bin/pip install $index --constraint requirements.lock \
        --requirement /tmp/requirements.txt
-COPY README.md LICENSE youju.py ./
+COPY README.md LICENSE youju.py youju_start.py ./
 COPY rag rag
 COPY ingest ingest
 COPY api api

@@ -64,6 +64,7 @@ MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
         404, INVALID, "vector_store_not_found", "No vector store of that id or name."
     ),
     errors.UnknownFile: Meaning(404, INVALID, "file_not_found", "No file of that id."),
+    errors.AlreadyThere: Meaning(409, INVALID, "file_in_store"),
     errors.UnknownKey: Meaning(404, INVALID, "key_not_found"),
     errors.CursorError: Meaning(400, INVALID, "invalid_cursor"),
     errors.QuotaError: Meaning(403, "permission_error", "quota_exceeded"),

@@ -11,6 +11,7 @@
     │   ├── UnknownStore                    no store of that name
     │   ├── UnknownFile                     no file of that name in the store
     │   ├── UnknownKey                      no API key of that id
+    │   ├── AlreadyThere                    a file is in a store already, put in otherwise
     │   ├── CursorError                     a place in a list is not in that list
     │   ├── QuotaError                      a project's files take all the room it may have
     │   ├── TooLarge                        a file has more bytes than may be uploaded
@@ -87,6 +88,10 @@ class UnknownStore(UsageError):
 
 class UnknownFile(UsageError):
     """No file of that name in the store."""
+
+
+class AlreadyThere(UsageError):
+    """A file is in a store already, with settings that are not those now asked for."""
 
 
 class UnknownKey(UsageError):

@@ -393,7 +393,7 @@ def test_putting_a_file_in_again_keeps_what_is_not_given(client: OpenAI) -> None
     again = put(file, vector_store_id=store, poll_interval_ms=50)
     assert again.attributes == {"dept": "heat"}
     sizes = {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0}
-    with pytest.raises(BadRequestError, match="chunks of another size"):
+    with pytest.raises(ConflictError, match="chunks of another size"):
         put(
             file,
             vector_store_id=store,

@@ -15,7 +15,7 @@ from service_samples import add_file, check_lists_agree, check_nothing_is_left, 
 from sqlalchemy import select, update
 from store_samples import DIM, live, log_of, new_document
 
-from rag.errors import CursorError, UnknownFile, UnknownStore, UsageError
+from rag.errors import AlreadyThere, CursorError, UnknownFile, UnknownStore
 from rag.store.blobs import Blobs
 from rag.store.catalog import Catalog
 from rag.store.changelog import used_bytes
@@ -151,7 +151,7 @@ def test_putting_in_twice_changes_the_attributes_only(
     listed.add(store.id, [Entry(file)])
     assert state(listed, store, file).attributes == {"a": 2}
     listed.add(store.id, [Entry(file, {"b": "x"})])
-    with pytest.raises(UsageError, match="chunks of another size"):
+    with pytest.raises(AlreadyThere, match="chunks of another size"):
         listed.add(store.id, [Entry(file, {"c": 1}, chunk_tokens=50)])
 
     again = state(listed, store, file)

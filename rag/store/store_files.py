@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import Update, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from rag.errors import UnknownFile, UsageError
+from rag.errors import AlreadyThere, UnknownFile
 from rag.schema import IntArray
 from rag.store.database import Database
 from rag.store.ids import new_id
@@ -73,7 +73,7 @@ class StoreFiles:
 
         Raises:
             UnknownFile: If one of them, or the store, has been deleted; nothing is put in then.
-            UsageError: If one is there with chunks of another size than is now asked for.
+            AlreadyThere: If one is there with chunks of another size than is now asked for.
         """
         try:
             self._add(store_id, entries, batch_id)
@@ -329,7 +329,7 @@ def _update_claimed(claimed: StoreFileRow) -> Update:
 def _check_chunks(row: StoreFileRow, entry: Entry) -> None:
     """Refuse to put a file in again with chunks of another size."""
     if (row.chunk_tokens, row.chunk_overlap) != (entry.chunk_tokens, entry.chunk_overlap):
-        raise UsageError(
+        raise AlreadyThere(
             f"chunking_strategy: file {row.file_id} is in the store with chunks of another size.",
             do="Remove it from the store first, then put it in again.",
         )
