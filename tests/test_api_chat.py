@@ -126,7 +126,7 @@ def test_a_model_must_name_one_store(client: OpenAI, model: str, status: int, co
 def test_the_default_store_is_the_plain_model(served_home: Path) -> None:
     with serving(served_home) as running:
         client = running.client()
-        with pytest.raises(APIStatusError, match="no vector store is named 'default'"):
+        with pytest.raises(APIStatusError, match="no store named 'default'"):
             client.chat.completions.create(model="youju", messages=ask(D40))
         fill(client, "default")
         made = client.chat.completions.create(model="youju", messages=ask(D40))

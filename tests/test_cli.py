@@ -278,6 +278,11 @@ def test_doctor_says_what_is_missing(home: Path, run: Run, monkeypatch: pytest.M
         (["ask", "why", "--top-k", "x"], ["--top-k"]),
         (["ask"], ["question"]),
         (["frobnicate"], ["frobnicate"]),
+        (
+            ["keys", "create", "x", "--scope", "root"],
+            [": 'root' is not one of", "'admin'. See `youju keys create --help`."],
+        ),
+        (["serve", "--port", "99999"], ["65535. See `youju serve --help`."]),
         (["delete"], ["--all"]),
         (["ask", "why", "--store", "absent"], ["'absent'"]),
         (["ingest", "README.md", "--store", " "], ["Store name"]),
