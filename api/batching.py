@@ -1,6 +1,6 @@
 """Searches of requests that arrive together, done together.
 
-While one batch is being searched, further searches gather; they are the next batch. So nobody waits
+While batches are being searched, further searches gather; they are the next batch. So nobody waits
 for company when alone, and with many clients the query embedder reads many queries at once, and
 the database is asked once for all of them.
 """
@@ -26,8 +26,11 @@ from rag.store.corpus import Store
 from rag.store.store_files import StoreFiles
 from rag.store.vector_stores import VectorStores, has_expired
 
-MOST = 32
-"""Searches in one batch."""
+MOST = 16
+"""Searches in one batch: with more the embedder gains nothing, and the last ones wait longer."""
+
+LANES = 2
+"""Batches at once: while one is being embedded, the other is looked up."""
 
 Attributes: TypeAlias = dict[str, bool | int | float | str]
 Test: TypeAlias = Callable[[Mapping[str, Any]], bool]
@@ -70,7 +73,7 @@ Job: TypeAlias = "tuple[Search, asyncio.Future[Found]]"
 
 
 class SearchBatcher:
-    """Runs searches in batches, one batch at a time.
+    """Runs searches in batches, two at a time.
 
     Args:
         rag: The parts.
@@ -87,8 +90,10 @@ class SearchBatcher:
         self._files = StoreFiles(rag.db)
         self._meters = meters
         self._waiting: list[Job] = []
-        self._running: asyncio.Task[None] | None = None
-        self._thread = CapacityLimiter(1)  # its own: steps of answers wait for searches in others
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._threads = CapacityLimiter(
+            LANES
+        )  # its own: steps of answers wait for searches in others
 
     async def search(self, search: Search) -> Found:
         """Return what a search finds.
@@ -102,19 +107,18 @@ class SearchBatcher:
         """
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self._waiting.append((replace(search, origin=self._tracing.here()), future))
-        if self._running is None:
-            self._running = asyncio.create_task(self._drain())
+        if len(self._lanes) < LANES:
+            lane = asyncio.create_task(self._drain())
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lanes.discard)
         return await future
 
     async def _drain(self) -> None:
-        try:
-            while self._waiting:
-                batch = [job for job in self._waiting[:MOST] if not job[1].done()]
-                del self._waiting[:MOST]
-                if batch:
-                    await self._run(batch)
-        finally:
-            self._running = None
+        while self._waiting:
+            batch = [job for job in self._waiting[:MOST] if not job[1].done()]
+            del self._waiting[:MOST]
+            if batch:
+                await self._run(batch)
 
     async def _run(self, batch: Sequence[Job]) -> None:
         self._meters.batches.observe(len(batch))
@@ -123,7 +127,7 @@ class SearchBatcher:
         try:
             found: Sequence[Found | Exception]
             with self._tracing.within("search batch", origins, searches=len(searches)):
-                found = await to_thread.run_sync(self._search, searches, limiter=self._thread)
+                found = await to_thread.run_sync(self._search, searches, limiter=self._threads)
         except Exception as error:  # noqa: BLE001  handed on to those who asked
             found = [error] * len(batch)
         for (_, future), result in zip(batch, found, strict=True):
