@@ -6,6 +6,7 @@ and are searched exactly; on GPUs they stay float16, which moves a score by less
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ from rag.index.allowed import checked, find
 from rag.schema import FloatArray, IntArray, Ranking
 
 _GPU_DEPTH = 2048  # FAISS's GPU indexes select no more neighbours; deeper searches run on the CPU
+_ONE_THREAD = 200_000_000
+"""Multiplications up to which one thread searches: more of them wait for each other at the end, and
+where the other cores have work of their own, that takes longer than the search."""
+
 _DECIMALS = 6
 
 
@@ -29,7 +34,7 @@ class FaissIndex:
         dim: Length of a vector.
         device: "cpu"; "gpu" (refused if faiss has none); "auto" (GPU if there is one).
         scratch_mib: Scratch memory of faiss on each GPU, MiB.
-        threads: Threads of a CPU search; 0 leaves FAISS's own choice.
+        threads: Threads of a large CPU search; 0 for all cores. A small one takes one.
 
     Raises:
         ConfigError: If `device` is "gpu" and the installed faiss has no GPU.
@@ -54,8 +59,7 @@ class FaissIndex:
                 do="Install the gpu extra on a machine with CUDA, or set index_device to auto.",
             )
         self.gpus = gpus
-        if threads:
-            faiss.omp_set_num_threads(threads)
+        self._threads = threads or os.cpu_count() or 1
         self._scratch = scratch_mib * 1024 * 1024
         self._resources: list[Any] = []
         self._lock = threading.Lock()
@@ -158,6 +162,9 @@ class FaissIndex:
         `depth` is at most the number of vectors compared: beyond it FAISS would return
         position -1.
         """
+        compared = len(self._ids) if among is None else len(among)
+        small = len(queries) * compared * self.dim < _ONE_THREAD
+        self._faiss.omp_set_num_threads(1 if small else self._threads)  # of the calling thread
         if among is None:
             on_gpu = self.gpus and depth <= _GPU_DEPTH
             index = self._gpu_index() if on_gpu else self._flat
