@@ -87,7 +87,8 @@ def _run(settings: Settings, *, closed: bool) -> None:
     with _listen(settings.host, settings.port) as listening:
         if settings.workers == 1:
             server = uvicorn.Server(config)
-            asyncio.run(_serve(server, listening, closed=closed))
+            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+                runner.run(_serve(server, listening, closed=closed))
             return
         with tempfile.TemporaryDirectory(prefix="youju-metrics-") as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
