@@ -3,8 +3,8 @@
     python -m bench.api [--passages 5000] [--seconds 10] [--overload 60] [--workers 1]
 
 Server and client share this machine, and the client is Python: what it takes is taken from the
-server. `ratio` is the requests per second of 32 clients over those of one. In the overload every
-client asks again at once when it is answered and after 20 ms when it is refused.
+server. `ratio` is the requests per second of 32 clients over those of one. In the overload ten
+times as many requests arrive as 32 clients got answers: who is refused waits before asking again.
 """
 
 from __future__ import annotations
@@ -142,8 +142,9 @@ async def _overload(
 ) -> dict[str, object]:
     before = server.memory_mib()
     load = await closed_loop(
-        *where, _bodies(), clients=10 * MOST, seconds=options.overload, pause_s=0.02
-    )
+        *where, _bodies(), clients=10 * MOST, seconds=options.overload,
+        pause_s=10 * MOST / (10 * usual.rate()),
+    )  # fmt: skip
     after = server.memory_mib()
     await asyncio.sleep(5)
     then = await closed_loop(*where, _bodies(), clients=32, seconds=options.seconds)
