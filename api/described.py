@@ -33,8 +33,14 @@ _SCHEME: Final[Json] = {
     "schema": {"type": "string", "const": "Bearer"},
 }
 
-_SCALAR: Final[Json] = {"type": ["string", "number", "boolean"]}
-_KEY: Final[Json] = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS}
+_NO_NUL: Final = r"^[^\u0000]*$"
+_SCALAR: Final[Json] = {"type": ["string", "number", "boolean"], "pattern": _NO_NUL}
+_KEY: Final[Json] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_KEY_CHARS,
+    "pattern": _NO_NUL,
+}
 _FILTERS: Final[dict[str, Json]] = {
     "ComparisonFilter": {
         "type": "object",
@@ -55,7 +61,7 @@ _FILTERS: Final[dict[str, Json]] = {
             "key": _KEY,
             "value": {
                 "type": "array",
-                "items": {"type": ["string", "number"]},
+                "items": {"type": ["string", "number"], "pattern": _NO_NUL},
                 "maxItems": MAX_VALUES,
             },
         },

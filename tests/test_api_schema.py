@@ -100,10 +100,12 @@ def test_thousands_of_requests_are_answered_as_the_schema_says(target: Target) -
     assert outcome.cases >= 2000, outcome.phases
     assert set(outcome.phases) == set(phases)
     assert outcome.checks >= CHECKS
-    # each of the two ends what another request has ended before
+    # each of the first two ends what another request has ended before, and the third puts in what
+    # another has put in with other chunks; the next test sees it answered
     assert outcome.unanswered <= {
         "POST /v1/uploads/{upload_id}/complete",
         "DELETE /v1/vector_stores/{store_id}/files/{file_id}",
+        "POST /v1/vector_stores/{store_id}/files",
     }
 
 
