@@ -25,7 +25,7 @@ demo: .venv/installed  ## Ingest the sample corpus and ask it four questions
 	@$(BIN)/python samples/demo.py
 
 test: .venv/installed  ## Run the default test suite (offline, CPU)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -359,8 +359,9 @@ def as_somebody(tmp_path: Path) -> str:
     """Root may write anywhere: let the other process become nobody, who can reach `tmp_path`."""
     if os.geteuid() != 0:
         return ""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(0o755)
     return "os.setuid(65534)"
 
 
