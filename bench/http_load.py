@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,19 +88,25 @@ async def closed_loop(
     host: str, port: int, path: str, bodies: Iterator[bytes], *, clients: int, seconds: float,
     pause_s: float = 0.0,
 ) -> Load:  # fmt: skip
-    """Have so many clients ask, each as soon as it has its answer, for so long."""
+    """Have so many clients ask, each as soon as it has its answer, for so long.
+
+    With a pause, they begin spread over one, and who is refused waits that long on average, as
+    long as chance will have it (exponential): so requests arrive one by one, not in waves.
+    """
     load = Load()
+    chance = random.Random(1)
     begin = time.perf_counter()
     end = begin + seconds
 
     async def client() -> None:
         connection = Connection(host, port)
+        await asyncio.sleep(chance.uniform(0, pause_s))
         while time.perf_counter() < end:
             sent = time.perf_counter()
             status, _ = await connection.post(path, next(bodies))
             load.add(status, 1000 * (time.perf_counter() - sent))
             if pause_s and status != 200:
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(chance.expovariate(1 / pause_s))
         connection.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
