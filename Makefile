@@ -49,7 +49,7 @@ lock:  ## Write requirements.lock afresh from pyproject.toml
 bench-embed: .venv/installed  ## CPU seconds per chunk, OpenVINO against sentence-transformers
 	$(BIN)/python -m bench.embed
 
-bench-ingest: .venv/installed  ## CPU seconds of `youju ingest` against bare embedding
+bench-ingest: .venv/installed  ## `youju ingest` against bare embedding and a LangChain pipeline
 	$(BIN)/python -m bench.ingest
 
 bench-ask: .venv/installed  ## Seconds and peak memory of a cold `youju ask`

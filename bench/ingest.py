@@ -1,77 +1,89 @@
-"""CPU seconds of `youju ingest` against bare embedding of the same texts, in one run.
+"""`youju ingest` of mixed documents against bare embedding of its chunks, and a direct pipeline.
 
-    python -m bench.ingest [--files 2000] [--words 150]
+    python -m bench.ingest [--files 500] [--words 600] [--without-direct] [--times 10]
 
-Both are whole processes (start-up included) that use the same converted model; the texts are
-sentences of the English sample documents in random order, one file each.
+All are whole processes (start-up included), one after the other in one run. Bare embedding reads
+the very chunks that the ingest made. The direct pipeline is bench.direct on the same files. Then
+`--times` as many files are ingested, and the peaks of memory compared. Needs the extra `bench`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import tempfile
 from pathlib import Path
 
+from bench.mixed import write_mixed
 from bench.process import run
 
-ROOT = Path(__file__).resolve().parents[1]
 EMBED = """
-import sys
-from pathlib import Path
+import json, sys
 from rag.build import build_rag
 from rag.config import load_settings
-texts = [path.read_text("utf-8") for path in sorted(Path(sys.argv[1]).iterdir())]
+texts = json.load(open(sys.argv[1]))
 print(len(build_rag(load_settings().settings).embedder.encode_passages(texts)))
 """
-
-
-def write_files(folder: Path, files: int, words: int, seed: int = 0) -> None:
-    """Write `files` text files of about `words` words each."""
-    source = [
-        path.read_text("utf-8")
-        for path in sorted((ROOT / "samples/corpus").rglob("*-en.*"))
-        if path.suffix in (".md",) or path.name.startswith(("leave", "incident"))
-    ]
-    sentences = [line.split() for text in source for line in text.splitlines() if len(line) > 60]
-    random_ = random.Random(seed)
-    for number in range(files):
-        text: list[str] = []
-        while len(text) < words:
-            text += random_.choice(sentences)
-        (folder / f"{number:05}.txt").write_text(" ".join(text[:words]) + "\n", "utf-8")
+CHUNKS = """
+import json, sys
+from rag.build import build_rag
+from rag.config import load_settings
+rag = build_rag(load_settings().settings)
+store = rag.catalog.get("bench")
+ids = store.delta(0).added
+json.dump([text for part in store.texts(ids) for _, text in part], open(sys.argv[1], "w"))
+"""
 
 
 def main() -> None:
     """Measure and print one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--words", type=int, default=150)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", type=int, default=500)
+    parser.add_argument("--words", type=int, default=600)
+    parser.add_argument("--without-direct", action="store_true")
+    parser.add_argument("--times", type=int, default=10, help="1: do not ingest a larger folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        home, texts = Path(scratch) / "home", Path(scratch) / "texts"
-        texts.mkdir()
-        write_files(texts, options.files, options.words)
-        environment = {"YOUJU_HOME": str(home)}
-        first = next(texts.iterdir())
-        run(["-m", "youju", "ingest", str(first), "-s", "warm"], environment)
-        bare = run(["-c", EMBED, str(texts)], environment)
-        ingest = run(["-m", "youju", "ingest", str(texts), "-s", "bench"], environment)
-        again = run(["-m", "youju", "ingest", str(texts), "-s", "bench"], environment)
-    print(
-        json.dumps(
-            {
-                "files": options.files,
-                "bare_embedding_cpu_s": round(bare.cpu_s, 1),
-                "ingest_cpu_s": round(ingest.cpu_s, 1),
-                "ratio": round(ingest.cpu_s / bare.cpu_s, 3),
-                "ingest_wall_s": round(ingest.wall_s, 1),
-                "again_unchanged_cpu_s": round(again.cpu_s, 1),
-            },
-            indent=2,
-        )
-    )
+        print(json.dumps(measure(Path(scratch), options), indent=2))
+
+
+def measure(scratch: Path, options: argparse.Namespace) -> dict[str, object]:
+    """Return the figures; children are started in order of rising memory (see bench.process)."""
+    home, texts, chunks = scratch / "home", scratch / "texts", scratch / "chunks.json"
+    texts.mkdir()
+    write_mixed(texts, options.files, options.words)
+    environment = {"YOUJU_HOME": str(home)}
+    run(["-m", "youju", "ingest", str(next(texts.glob("*.txt"))), "-s", "warm"], environment)
+    ingest = run(["-m", "youju", "ingest", str(texts), "-s", "bench"], environment)
+    again = run(["-m", "youju", "ingest", str(texts), "-s", "bench"], environment)
+    run(["-c", CHUNKS, str(chunks)], environment)
+    bare = run(["-c", EMBED, str(chunks)], environment)
+    found: dict[str, object] = {
+        "files": options.files,
+        "chunks": int(bare.output),
+        "bare_embedding_cpu_s": round(bare.cpu_s, 1),
+        "ingest_cpu_s": round(ingest.cpu_s, 1),
+        "ratio": round(ingest.cpu_s / bare.cpu_s, 3),
+        "ingest_wall_s": round(ingest.wall_s, 1),
+        "ingest_peak_mib": round(ingest.peak_mib),
+        "again_unchanged_cpu_s": round(again.cpu_s, 1),
+    }
+    if options.times > 1:
+        many = scratch / "many"
+        many.mkdir()
+        write_mixed(many, options.times * options.files, options.words, seed=1)
+        larger = run(["-m", "youju", "ingest", str(many), "-s", "larger"], environment)
+        found[f"peak_mib_{options.times}_times_the_files"] = round(larger.peak_mib)
+        found["peak_ratio"] = round(larger.peak_mib / ingest.peak_mib, 3)
+    if not options.without_direct:
+        direct = run(["-m", "bench.direct", str(texts), str(scratch / "faiss")], environment)
+        found["direct_chunks"] = int(direct.output.split()[-1])
+        found["direct_cpu_s"] = round(direct.cpu_s, 1)
+        found["direct_to_ingest"] = round(direct.cpu_s / ingest.cpu_s, 2)
+        found["direct_peak_mib"] = round(direct.peak_mib)
+    return found
 
 
 if __name__ == "__main__":
