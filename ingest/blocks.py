@@ -64,8 +64,31 @@ class TextWriter:
         self._parts: list[str] = []
         self._length = 0
         self._tight = False
+        self._fresh = False
         self._path = SectionPath()
+        self._pages: list[Span] = []
+        self._page: tuple[int, int] | None = None
         self.first_heading = ""
+
+    def page(self, number: int) -> None:
+        """Begin a page, a slide or a sheet, outside any section; numbers grow from 1."""
+        self._end_page()
+        self.leave_section()
+        self._separate("\n\n")
+        self._page = (number, self._length)
+        self._tight = False
+        self._fresh = True
+
+    def pages(self) -> tuple[Span, ...]:
+        """Return the spans of the pages that hold text; to be called at the end."""
+        self._end_page()
+        return tuple(self._pages)
+
+    def _end_page(self) -> None:
+        if self._page is not None and self._length > self._page[1]:
+            number, start = self._page
+            self._pages.append(Span(start, self._length, str(number)))
+        self._page = None
 
     def heading(self, level: int, text: str) -> None:
         """Write a heading and begin its section."""
@@ -129,8 +152,9 @@ class TextWriter:
         return "".join(self._parts), tuple(self._path.spans)
 
     def _separate(self, gap: str) -> None:
-        if self._parts:
+        if self._parts and not self._fresh:
             self._write(gap)
+        self._fresh = False
 
     def _write(self, text: str) -> None:
         self._parts.append(text)
