@@ -13,6 +13,8 @@ from ingest.encoding import plain
 from rag.schema import Span
 
 _MAX_HEADING = 120
+_SMALL = 4000
+_SPARSE = 50
 _INVISIBLE = re.compile(
     "[\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
@@ -124,15 +126,17 @@ class TextWriter:
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Write a Markdown table, the first row as its header; cells are put on one line each.
 
-        Empty rows and columns are dropped. A table of one row or one column is no table: its
-        cells become a paragraph, rows on lines of their own.
+        Empty rows and columns are dropped. A table of one row or one column is no table, nor is a
+        large one almost without cells: its cells become a paragraph, rows on lines of their own.
         """
         cells = [[one_line(cell) for cell in row] for row in rows]
         cells = [row for row in cells if any(row)]
-        width = max((len(row) for row in cells), default=0)
-        cells = [row + [""] * (width - len(row)) for row in cells]
-        used = [column for column in range(width) if any(row[column] for row in cells)]
-        cells = [[row[column] for column in used] for row in cells]
+        used = sorted({column for row in cells for column, cell in enumerate(row) if cell})
+        filled = sum(len(row) - row.count("") for row in cells)
+        if len(used) * len(cells) > max(_SMALL, _SPARSE * filled):
+            used = []
+        else:
+            cells = [[row[column] if column < len(row) else "" for column in used] for row in cells]
         if len(cells) < 2 or len(used) < 2:
             self.paragraph("\n".join("  ".join(cell for cell in row if cell) for row in cells))
             return

@@ -204,7 +204,7 @@ def _style(properties: bytes) -> _Style:
         if code >> 13 == 6:
             wide = code == _DEFINE_TABLE
             head = properties[position : position + 1 + wide]
-            size = int.from_bytes(head, "little") + (1 if not wide else 1)
+            size = int.from_bytes(head, "little") + 1
         operand = properties[position : position + size]
         if code in flags:
             flags[code] = any(operand)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 from xml.etree.ElementTree import ParseError, XMLParser
 
 from ingest.blocks import TextWriter, clip
-from ingest.packages import Package, check_package
+from ingest.packages import MACROS, Package, check_package
 from rag.errors import DocumentRejected
 from rag.schema import Document
 
@@ -66,6 +67,13 @@ def docx_document(data: bytes) -> Document:
     text, sections = writer.finish()
     title = clip(str(result.metadata.get("title") or "")) or writer.first_heading
     return Document(text, title, sections=sections, media_type=_MEDIA_TYPE)
+
+
+def docm_document(data: bytes) -> Document:
+    """Parse a Word file with macros, which are not run; else as `docx_document`."""
+    document = docx_document(data)
+    media_type = "application/vnd.ms-word.document.macroenabled.12"
+    return replace(document, media_type=media_type, warnings=(*document.warnings, MACROS))
 
 
 def _write_nodes(writer: TextWriter, nodes: Sequence[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ _LIST, _PERSIST_ATOM, _TEXT_BOX = 0x0FF0, 0x03F3, 0xF00D
 _TEXT_HEADER, _WIDE, _NARROW, _OUTLINE_REF = 0x0F9F, 0x0FA0, 0x0FA8, 0x0F9E
 _USER_EDIT, _DIRECTORY = 0x0FF5, 0x1772
 _TITLES = (0, 6)
+_BODIES = (1, 5, 7, 8)
 _ENCRYPTED = 0xF3D1C4DF
 _MAX_DEPTH = 40
 _MAX_EDITS = 10_000
@@ -138,8 +139,9 @@ class _Show:
             writer, sections = TextWriter(), ()
             for master in self._slides(lists.get(1)):
                 record = self._at(master.reference)
-                for _, part in self._texts(record, master.outline) if record is not None else ():
-                    writer.paragraph(part)
+                for kind, part in self._texts(record, master.outline) if record else ():
+                    if kind in (*_TITLES, *_BODIES):
+                        writer.paragraph(part)
             text, _ = writer.finish()
             if text:
                 warnings = (*warnings, "Only the master slides hold text.")
@@ -225,7 +227,10 @@ class _Show:
     def _holds_macros(self, main: _Record) -> bool:
         for record in self._inside(main):
             if record.kind == 2000:
-                return any(child.kind == 1023 for child in self._inside(record))
+                for child in self._inside(record):
+                    for atom in self._inside(child) if child.kind == 1023 else ():
+                        if atom.end - atom.start >= 8:
+                            return any(self._data[atom.start + 4 : atom.start + 8])
         return False
 
 
@@ -235,10 +240,10 @@ def _write(writer: TextWriter, texts: list[tuple[int, str]]) -> None:
     if title is not None:
         writer.heading(1, title[1])
     for item in texts:
-        if item is title:
+        if item is title or item[1].strip() == "*":  # where the slide's number is shown
             continue
         lines = [line for line in item[1].split("\n") if line.strip()]
-        if item[0] in (1, 5, 7, 8) and len(lines) > 1:
+        if item[0] in _BODIES and len(lines) > 1:
             for line in lines:
                 writer.item(line, "- ")
             writer.end_list()

@@ -157,8 +157,9 @@ class _Reader:
             self.notes.append("".join(self.note).strip())
             self.note.clear()
         if self.state.target == "body" and ended.target == "body":
-            kept = {"in_table": ended.in_table, "style": ended.style, "outline": ended.outline}
-            self.state = replace(self.state, **kept)
+            self.state = replace(
+                self.state, in_table=ended.in_table, style=ended.style, outline=ended.outline
+            )
 
     def _symbol(self, symbol: bytes) -> None:
         if symbol == b"*":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ingest.number_format import BUILT_IN, show_number
 from ingest.packages import MACROS, Package, PackageReader
@@ -39,6 +39,12 @@ def xlsx_document(data: bytes) -> Document:
     package = PackageReader(data, _WORKBOOK)
     warnings = (MACROS,) if package.holds_macros() else ()
     return sheets_document(_sheets(package), _MEDIA_TYPE, package.title(), warnings)
+
+
+def xlsm_document(data: bytes) -> Document:
+    """Parse a workbook with macros, which are not run; else as `xlsx_document`."""
+    media_type = "application/vnd.ms-excel.sheet.macroenabled.12"
+    return replace(xlsx_document(data), media_type=media_type)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,27 @@ _FORMATS: dict[str, _Format] = {
     SUPPORTED[".html"]: _Format("HTML", "ingest.from_html:html_document"),
     SUPPORTED[".pdf"]: _Format("a PDF", "ingest.from_pdf:pdf_document", (b"%PDF-",), 1024),
     SUPPORTED[".docx"]: _Format("a Word document", "ingest.from_docx:docx_document", (b"PK", OLE)),
+    SUPPORTED[".docm"]: _Format("a Word document", "ingest.from_docx:docm_document", (b"PK", OLE)),
+    SUPPORTED[".doc"]: _Format("an old Word document", "ingest.from_doc:doc_document", (OLE,)),
+    SUPPORTED[".pptx"]: _Format("a presentation", "ingest.from_slides:pptx_document", (b"PK", OLE)),
+    SUPPORTED[".ppt"]: _Format("an old presentation", "ingest.from_ppt:ppt_document", (OLE,)),
+    SUPPORTED[".xlsx"]: _Format("a workbook", "ingest.from_xlsx:xlsx_document", (b"PK", OLE)),
+    SUPPORTED[".xlsm"]: _Format("a workbook", "ingest.from_xlsx:xlsm_document", (b"PK", OLE)),
+    SUPPORTED[".xls"]: _Format("an old workbook", "ingest.from_xls:xls_document", (OLE,)),
+    SUPPORTED[".odt"]: _Format("an OpenDocument text", "ingest.from_odf:odt_document", (b"PK",)),
+    SUPPORTED[".ods"]: _Format("an OpenDocument sheet", "ingest.from_odf:ods_document", (b"PK",)),
+    SUPPORTED[".odp"]: _Format("OpenDocument slides", "ingest.from_odf:odp_document", (b"PK",)),
+    SUPPORTED[".rtf"]: _Format("RTF", "ingest.from_rtf:rtf_document", (b"{\\rtf",)),
+    SUPPORTED[".csv"]: _Format("CSV text", "ingest.from_csv:csv_document"),
+    SUPPORTED[".tsv"]: _Format("TSV text", "ingest.from_csv:tsv_document"),
+    SUPPORTED[".json"]: _Format("JSON", "ingest.from_json:json_document"),
+    SUPPORTED[".jsonl"]: _Format("JSON Lines", "ingest.from_json:jsonl_document"),
+    SUPPORTED[".ipynb"]: _Format("a notebook", "ingest.from_json:notebook_document"),
+    SUPPORTED[".xml"]: _Format("XML", "ingest.from_xml:xml_document"),
+    SUPPORTED[".rst"]: _Format("reStructuredText", "ingest.from_rst:rst_document"),
 }
+_DECLARING = (SUPPORTED[".html"], SUPPORTED[".xml"])
+"""The formats whose files may say how they are encoded."""
 
 
 def parse(data: bytes, name: str) -> Document:
@@ -123,7 +143,7 @@ def _parse_as(kind: str, how: _Format, data: bytes) -> Document:
         return document
     if looks_like(data) is not None:
         raise _other_content(how, data)
-    decoded = decode(data, html=kind == "text/html")
+    decoded = decode(data, html=kind in _DECLARING)
     document = getattr(import_module(module), function)(decoded.text)
     return replace(document, warnings=(*decoded.warnings, *document.warnings))
 

@@ -45,9 +45,9 @@ class Element:
         return found
 
     def walk(self, *tags: str) -> Iterator[Element]:
-        """Yield all elements below that are called `tags`, in document order."""
+        """Yield all elements below, those called `tags` if any are named, in document order."""
         for child in self.elements():
-            if child.tag in tags:
+            if not tags or child.tag in tags:
                 yield child
             yield from child.walk(*tags)
 
@@ -57,7 +57,14 @@ class Element:
 
 
 def read_events(
-    data: bytes, what: str, start: Start, end: End, text: Data, *, doctype: bool = False
+    data: bytes,
+    what: str,
+    start: Start,
+    end: End,
+    text: Data,
+    *,
+    doctype: bool = False,
+    encoding: str | None = None,
 ) -> None:
     """Call back for every element and text of an XML file.
 
@@ -69,12 +76,13 @@ def read_events(
         text: Called with characters, maybe in pieces.
         doctype: Whether a document type declaration may stand there; its entities are refused
             all the same.
+        encoding: Of the bytes, where it is known better than from the file's declaration.
 
     Raises:
         DocumentRejected: reason "damaged" when it is not well-formed, nests deeper than
             MAX_DEPTH, or declares entities or (without `doctype`) a document type.
     """
-    parser = ParserCreate(namespace_separator="}")
+    parser = ParserCreate(encoding, namespace_separator="}")
     parser.buffer_text = True
     depth = 0
 
@@ -120,7 +128,9 @@ def read_events(
         raise _refused(what, f"it is no well-formed XML ({why})") from error
 
 
-def read_tree(data: bytes, what: str, *, doctype: bool = False) -> Element:
+def read_tree(
+    data: bytes, what: str, *, doctype: bool = False, encoding: str | None = None
+) -> Element:
     """Read an XML file into a tree; arguments and refusals as for `read_events`."""
     top = Element("", {})
     stack = [top]
@@ -133,9 +143,10 @@ def read_tree(data: bytes, what: str, *, doctype: bool = False) -> Element:
     def end(_: str) -> None:
         stack.pop()
 
-    read_events(
-        data, what, start, end, lambda text: stack[-1].children.append(text), doctype=doctype
-    )
+    def text(characters: str) -> None:
+        stack[-1].children.append(characters)
+
+    read_events(data, what, start, end, text, doctype=doctype, encoding=encoding)
     return next(top.elements())
 
 
