@@ -6,7 +6,9 @@ pictures are not part of the text.
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -120,7 +122,7 @@ def _notes(data: bytes) -> Iterator[str]:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             names = set(archive.namelist())
             parts = [_read_part(archive, name) for name in _NOTES if name in names]
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError):
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, zlib.error, lzma.LZMAError):
         return
     for part in parts:
         collector = _NoteCollector()
