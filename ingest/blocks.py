@@ -13,6 +13,8 @@ from ingest.encoding import plain
 from rag.schema import Span
 
 _MAX_HEADING = 120
+_SMALL = 4000
+_SPARSE = 50
 _INVISIBLE = re.compile(
     "[\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
@@ -64,8 +66,31 @@ class TextWriter:
         self._parts: list[str] = []
         self._length = 0
         self._tight = False
+        self._fresh = False
         self._path = SectionPath()
+        self._pages: list[Span] = []
+        self._page: tuple[int, int] | None = None
         self.first_heading = ""
+
+    def page(self, number: int) -> None:
+        """Begin a page, a slide or a sheet, outside any section; numbers grow from 1."""
+        self._end_page()
+        self.leave_section()
+        self._separate("\n\n")
+        self._page = (number, self._length)
+        self._tight = False
+        self._fresh = True
+
+    def pages(self) -> tuple[Span, ...]:
+        """Return the spans of the pages that hold text; to be called at the end."""
+        self._end_page()
+        return tuple(self._pages)
+
+    def _end_page(self) -> None:
+        if self._page is not None and self._length > self._page[1]:
+            number, start = self._page
+            self._pages.append(Span(start, self._length, str(number)))
+        self._page = None
 
     def heading(self, level: int, text: str) -> None:
         """Write a heading and begin its section."""
@@ -101,15 +126,17 @@ class TextWriter:
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """Write a Markdown table, the first row as its header; cells are put on one line each.
 
-        Empty rows and columns are dropped. A table of one row or one column is no table: its
-        cells become a paragraph, rows on lines of their own.
+        Empty rows and columns are dropped. A table of one row or one column is no table, nor is a
+        large one almost without cells: its cells become a paragraph, rows on lines of their own.
         """
         cells = [[one_line(cell) for cell in row] for row in rows]
         cells = [row for row in cells if any(row)]
-        width = max((len(row) for row in cells), default=0)
-        cells = [row + [""] * (width - len(row)) for row in cells]
-        used = [column for column in range(width) if any(row[column] for row in cells)]
-        cells = [[row[column] for column in used] for row in cells]
+        used = sorted({column for row in cells for column, cell in enumerate(row) if cell})
+        filled = sum(len(row) - row.count("") for row in cells)
+        if len(used) * len(cells) > max(_SMALL, _SPARSE * filled):
+            used = []
+        else:
+            cells = [[row[column] if column < len(row) else "" for column in used] for row in cells]
         if len(cells) < 2 or len(used) < 2:
             self.paragraph("\n".join("  ".join(cell for cell in row if cell) for row in cells))
             return
@@ -129,8 +156,9 @@ class TextWriter:
         return "".join(self._parts), tuple(self._path.spans)
 
     def _separate(self, gap: str) -> None:
-        if self._parts:
+        if self._parts and not self._fresh:
             self._write(gap)
+        self._fresh = False
 
     def _write(self, text: str) -> None:
         self._parts.append(text)

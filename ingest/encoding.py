@@ -238,7 +238,7 @@ def _by_score(data: bytes, declared: str | None) -> Decoded:
             return decoded
     if sure:
         return Decoded(plain(candidates[0][2]), candidates[0][1])
-    return _by_other_scripts(data)
+    return _by_other_scripts(data, best)
 
 
 def _as_declared(data: bytes, name: str, needed: float) -> Decoded | None:
@@ -256,7 +256,7 @@ def _as_declared(data: bytes, name: str, needed: float) -> Decoded | None:
     return Decoded(plain(text), name) if fits else None
 
 
-def _by_other_scripts(data: bytes) -> Decoded:
+def _by_other_scripts(data: bytes, best: float) -> Decoded:
     """Japanese and Korean by their own letters; for alphabets ask charset-normalizer."""
     for name, first, last, share in (
         ("cp932", "\u3041", "\u30fc", 0.3),
@@ -268,6 +268,9 @@ def _by_other_scripts(data: bytes) -> Decoded:
         own = sum(first <= char <= last for char in high)
         if text is not None and own >= max(8, share * len(high)) and _letters(text) >= 0.95:
             return Decoded(plain(text), name)
+    kanji = _try(data, "cp932")
+    if best <= _MIN_LEAD and kanji is not None and chinese_score(kanji[:_SAMPLE]) >= _MIN_SCORE:
+        return Decoded(plain(kanji), "cp932")  # names and places hold no kana
     return _by_alphabet(data)
 
 

@@ -37,7 +37,7 @@ _REASONS = frozenset(
     "encrypted damaged too-large unsupported not-text empty limit needs-ocr outside unreadable "
     "changing".split()
 )
-_NATIVE = frozenset({SUPPORTED[".pdf"], SUPPORTED[".docx"]})
+_NATIVE = frozenset(SUPPORTED[suffix] for suffix in (".pdf", ".docx", ".docm"))
 _MAX_SPANS = 1_000_000
 
 

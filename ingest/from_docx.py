@@ -6,17 +6,22 @@ pictures are not part of the text.
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 from xml.etree.ElementTree import ParseError, XMLParser
 
 from ingest.blocks import TextWriter, clip
+from ingest.packages import MACROS, Package, check_package
 from rag.errors import DocumentRejected
 from rag.schema import Document
 
 _MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+_WORD = Package("Word document", "word/document.xml", ".docx", ".doc")
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _NOTES = ("word/footnotes.xml", "word/endnotes.xml")
 _MAX_NOTES = 32 << 20
@@ -27,14 +32,15 @@ def docx_document(data: bytes) -> Document:
     """Parse a Word file.
 
     Args:
-        data: The file, known to be a ZIP archive with a word/document.xml.
+        data: The file, known to begin like a ZIP archive or an OLE container.
 
     Returns:
         Headings as sections, tables as Markdown tables, foot- and endnotes at the end.
 
     Raises:
-        DocumentRejected: reason "damaged" when it cannot be read.
+        DocumentRejected: reason "damaged" when it cannot be read, "encrypted" or "unsupported".
     """
+    check_package(data, _WORD)
     import kreuzberg
 
     config = kreuzberg.ExtractionConfig(
@@ -63,6 +69,13 @@ def docx_document(data: bytes) -> Document:
     text, sections = writer.finish()
     title = clip(str(result.metadata.get("title") or "")) or writer.first_heading
     return Document(text, title, sections=sections, media_type=_MEDIA_TYPE)
+
+
+def docm_document(data: bytes) -> Document:
+    """Parse a Word file with macros, which are not run; else as `docx_document`."""
+    document = docx_document(data)
+    media_type = "application/vnd.ms-word.document.macroenabled.12"
+    return replace(document, media_type=media_type, warnings=(*document.warnings, MACROS))
 
 
 def _write_nodes(writer: TextWriter, nodes: Sequence[Mapping[str, Any]]) -> None:
@@ -109,7 +122,7 @@ def _notes(data: bytes) -> Iterator[str]:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             names = set(archive.namelist())
             parts = [_read_part(archive, name) for name in _NOTES if name in names]
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError):
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, zlib.error, lzma.LZMAError):
         return
     for part in parts:
         collector = _NoteCollector()

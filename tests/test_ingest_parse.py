@@ -97,7 +97,7 @@ def paragraph(text: str, style: str = "") -> str:
 @pytest.mark.parametrize(
     ("data", "name", "reason", "said"),
     [
-        (b"x", "a.xls", "unsupported", "supported: .docx"),
+        (b"x", "a.xyz", "unsupported", "supported: .csv .doc .docm"),
         (b"", "a.txt", "empty", "0 bytes"),
         (b" \n\t ", "a.txt", "empty", "no text"),
         (PNG, "a.pdf", "unsupported", "Not a PDF: starts like a PNG image"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from ingest.fence import ParserPool
 from rag.errors import DocumentRejected
 
-FORMATS = {"txt", "md", "html", "pdf", "docx"}
+FORMATS = set("txt md html pdf docx docm doc pptx ppt xlsx xls odt rtf csv ipynb xml".split())
 EXPECTED = {
     "parse": {"parse"},
     "reject": {"encrypted", "damaged", "unsupported"},
@@ -46,5 +46,5 @@ def test_real_documents_come_out_as_their_manifest_says(shared_docs: Path) -> No
                 and row["file"] not in READ_IN_ANOTHER_ORDER
             ):
                 wrong.append((row["file"], row["expected"], outcome))
-    assert len(rows) >= 40
+    assert len(rows) >= 65
     assert wrong == []
