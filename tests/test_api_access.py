@@ -20,6 +20,7 @@ from rag.store.database import Database
 from rag.store.projects import Keys
 
 OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/docs")}
+OPEN |= {("HEAD", "/livez"), ("HEAD", "/readyz")}
 """Routes that never need a key."""
 
 QUESTION = {"model": "youju", "input": "x"}
