@@ -136,7 +136,7 @@ class Service:
         return waiting
 
     def _warm_up(self) -> None:
-        """Load everything; try again until it can be loaded, since it may be put right meanwhile."""
+        """Load everything; try until that can be done: what is missing may be put there."""
         wait = _RETRY_S
         while not self._loaded():
             if self._stop.wait(wait):
