@@ -155,7 +155,7 @@ def test_readiness_says_that_the_database_fails(
 
 
 def test_a_pool_without_a_free_connection_is_a_busy_database() -> None:
-    with pytest.raises(StorageError, match="youju.db is busy"), translated("youju.db"):
+    with pytest.raises(StorageError, match=r"youju\.db is busy"), translated("youju.db"):
         raise PoolTimeout("QueuePool limit of size 40 overflow 10 reached")
 
 
@@ -177,5 +177,5 @@ def test_what_is_told_of_a_fault() -> None:
     )
     assert told(ValueError(SECRET)) == "unexpected ValueError at an unknown place"
     with pytest.raises(KeyError) as caught:
-        _ = {}[SECRET]
+        _ = dict[str, str]()[SECRET]
     assert told(caught.value).startswith("unexpected KeyError at test_api_background.py:")

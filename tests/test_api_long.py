@@ -17,7 +17,7 @@ import api.routes_embeddings
 import api.routes_files
 from api.routes_embeddings import EmbeddingList, EmbeddingShown, EmbeddingUsage
 from api.schemas import Listing
-from api.schemas_files import FileShown
+from api.schemas_files import FileShown, show_file
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -48,7 +48,7 @@ def test_a_list_of_files_is_made_off_the_loop(
     served: Served, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [upload(served.client(), f"长 {number}.md", "x") for number in range(3)]
-    spied = Spied(api.routes_files.show_file)
+    spied = Spied(show_file)
     monkeypatch.setattr(api.routes_files, "show_file", spied)
     answer = http.get("/v1/files?order=asc")
     assert answer.headers["content-type"] == "application/json"

@@ -18,7 +18,7 @@ from api.service import Service
 from api.tracing import NoTracing
 from rag.schema import Chunk, Hit
 
-FILES = {
+FILES: dict[str, tuple[str, dict[str, str | float | bool]]] = {
     f"pump-{name}.md": (f"# {name}\n\nThe {name} pump weighs {weight} kg.\n", {})
     for name, weight in (("D10", 110), ("D20", 120), ("D30", 130), ("D40", 140), ("D50", 150))
 }
@@ -90,5 +90,5 @@ def test_each_passage_once_with_its_best_score(
     hits = asyncio.run(search(cast(Service, service), "p", list(scores), ["q"], wanted)).hits
     expected = sorted((score for score in best.values() if score >= threshold), reverse=True)
     assert [hit.score for hit in hits] == expected[:top_k]
-    places = [(hit.chunk.file_id, hit.chunk.start) for hit in hits if hit.chunk.file_id]
-    assert len(set(places)) == len(places)
+    shown = [(hit.chunk.file_id, hit.chunk.start) for hit in hits if hit.chunk.file_id]
+    assert len(set(shown)) == len(shown)

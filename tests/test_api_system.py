@@ -135,7 +135,7 @@ def test_a_wrong_value_in_the_url_and_a_form_that_is_not_named(http: httpx.Clien
     ):
         error = shown(http.get(f"/v1/vector_stores?{query}"), 400, "invalid_parameter")
         assert error["message"] == message
-    body = {"chunking_strategy": {"static": {}}}
+    body: dict[str, Any] = {"chunking_strategy": {"static": {}}}
     error = shown(http.post("/v1/vector_stores", json=body), 400, "missing_parameter")
     assert error["param"] == "chunking_strategy.type"
 
