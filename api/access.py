@@ -175,20 +175,22 @@ class KeyFirst:
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
-        if not _brings_a_body(scope):
+        route = self._route(scope) if _brings_a_body(scope) else None
+        if route is None:  # no body is read, or nobody is there to read it
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
         try:
             scope[_KNOWN] = await authenticate(request, await bearer(request))
         except (ApiError, YoujuError) as error:
-            for route in self._routes:
-                if route.matches(scope)[0] is Match.FULL:
-                    scope["route"] = route
-                    break
+            scope["route"] = route
             await answer_error(request, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _route(self, scope: ASGIScope) -> BaseRoute | None:
+        whole = (route for route in self._routes if route.matches(scope)[0] is Match.FULL)
+        return next(whole, None)
 
 
 def _brings_a_body(scope: ASGIScope) -> bool:
