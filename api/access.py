@@ -9,6 +9,7 @@ for others, since that comes from this machine, too.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -17,10 +18,14 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as ASGIScope
 
-from api.errors import ApiError
+from api.errors import DIFY_PATH, ApiError, answer_error
 from api.observing import note
 from api.service import Service, service_of
+from rag.errors import YoujuError
 from rag.store.projects import Access, Keys, Scope
 from rag.store.tables import DEFAULT_PROJECT
 
@@ -30,6 +35,7 @@ _REMEMBERED_S = 1.0
 _MOST_REMEMBERED = 1000
 _LONGEST_KEY = 200  # characters; ours have 52
 _SITE = "sec-fetch-site"  # where a browser says that a request comes from
+_KNOWN = "youju_access"  # where a request's scope holds who asks, once that is known
 _OPEN = Access(DEFAULT_PROJECT, "admin")
 
 bearer = HTTPBearer(auto_error=False, description="A key made by `youju keys create`.")
@@ -90,6 +96,9 @@ async def authenticate(request: Request, credentials: Credentials) -> Access:
     Raises:
         ApiError: 401 without a valid key, 403 for a page of another site, 429 for too many.
     """
+    known = request.scope.get(_KNOWN)
+    if isinstance(known, Access):  # and counted
+        return known
     service = await service_of(request)
     doorman = service.doorman
     if not await doorman.closed(service):
@@ -148,6 +157,46 @@ def _hostname(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
+
+
+class KeyFirst:
+    """A layer that asks for the key before a byte of a body is read.
+
+    A route's own dependencies run when its body has been read; that is too late for who has no key.
+
+    Args:
+        app: Who answers.
+        routes: All routes; a refused request is counted under its own.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._routes = routes
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        route = self._route(scope) if _brings_a_body(scope) else None
+        if route is None:  # no body is read, or nobody is there to read it
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            scope[_KNOWN] = await authenticate(request, await bearer(request))
+        except (ApiError, YoujuError) as error:
+            scope["route"] = route
+            await answer_error(request, error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _route(self, scope: ASGIScope) -> BaseRoute | None:
+        whole = (route for route in self._routes if route.matches(scope)[0] is Match.FULL)
+        return next(whole, None)
+
+
+def _brings_a_body(scope: ASGIScope) -> bool:
+    if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        return False
+    return bool(scope["path"].startswith("/v1/") or scope["path"] == DIFY_PATH)
 
 
 class _Needs:

@@ -11,7 +11,6 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from fastapi.telemetry import TelemetryConfig
@@ -31,7 +30,9 @@ from api import (
     routes_system,
     routes_uploads,
 )
+from api.access import KeyFirst
 from api.admission import Admission
+from api.cors import Cors
 from api.described import complete
 from api.errors import install
 from api.observing import Meters, Observed
@@ -149,20 +150,16 @@ def make_app(
         telemetry=_NO_TELEMETRY,
         generate_unique_id_function=_operation_id,
     )
-    install(app, [route for router in _ROUTERS for route in router.routes])
+    routes = [route for router in _ROUTERS for route in router.routes]
+    install(app, routes)
     for router in _ROUTERS:
         app.include_router(router)
     static = files("fastapi_offline") / "static"
     app.mount(routes_system.STATIC, StaticFiles(directory=str(static)), name="docs")
+    app.add_middleware(KeyFirst, routes=routes)
     origins = [origin.strip() for origin in rag.settings.cors_origins.split(",") if origin.strip()]
     if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
-            expose_headers=["x-request-id", "retry-after"],
-        )
+        app.add_middleware(Cors, origins=origins)
     described = app.openapi
 
     def openapi() -> dict[str, Any]:

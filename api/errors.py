@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 
 from api.observing import failed
-from api.wording import nearest, wording
+from api.wording import nearest, tag_at_fault, wording
 from rag import errors
 
 INVALID = "invalid_request_error"
@@ -197,6 +197,16 @@ def answer_with(request: Request, error: ApiError) -> JSONResponse:
     return JSONResponse(body, error.status, headers=error.headers)
 
 
+def answer_error(request: Request, error: ApiError | errors.YoujuError) -> JSONResponse:
+    """Return the response for an error that is known; log it if it is the server's own."""
+    if isinstance(error, ApiError):
+        return answer_with(request, error)
+    known = as_api_error(error, request.url.path)
+    if known.status >= 500:
+        failed(request.scope, error)
+    return answer_with(request, known)
+
+
 def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Have the application answer every error in the one shape.
 
@@ -205,16 +215,9 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         routes: All of its routes; a refused method is told the others of the same path.
     """
 
-    def on_api_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, ApiError)
-        return answer_with(request, error)
-
-    def on_our_error(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, errors.YoujuError)
-        known = as_api_error(error, request.url.path)
-        if known.status >= 500:
-            failed(request.scope, error)
-        return answer_with(request, known)
+    def on_known(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError | errors.YoujuError)
+        return answer_error(request, error)
 
     def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -241,8 +244,8 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         failed(request.scope, error)
         return answer_with(request, as_api_error(errors.YoujuError("")))
 
-    app.add_exception_handler(ApiError, on_api_error)
-    app.add_exception_handler(errors.YoujuError, on_our_error)
+    app.add_exception_handler(ApiError, on_known)
+    app.add_exception_handler(errors.YoujuError, on_known)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_anything)
@@ -297,8 +300,12 @@ def _explain(error: RequestValidationError, headers: Mapping[str, str]) -> ApiEr
             "Expected a body of type application/json.",
             code="unsupported_media_type",
         )
+    tag = tag_at_fault(first)
     if place and place[0] == "body":
         inside = _fields(inside, error.body, missing=kind == "missing")
+    if tag is not None:
+        inside = [*inside, tag[0]]
+        kind = "missing" if not tag[1] else kind
     param = _printable(".".join(map(str, inside))[:_SHOWN_CHARS]) or None
     if kind == "extra_forbidden":
         return ApiError(
@@ -307,9 +314,8 @@ def _explain(error: RequestValidationError, headers: Mapping[str, str]) -> ApiEr
     if kind == "missing":
         what = f"field {param!r}" if param else "a body of type application/json"
         return ApiError(400, f"Missing: {what}.", code="missing_parameter", param=param)
-    return ApiError(
-        400, f"{param or 'The body'}: {wording(forms)}.", code="invalid_parameter", param=param
-    )
+    said = tag[1] if tag else wording(forms)
+    return ApiError(400, f"{param or 'The body'}: {said}.", code="invalid_parameter", param=param)
 
 
 def _is_json(content_type: str) -> bool:

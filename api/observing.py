@@ -60,6 +60,7 @@ class Meters:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.running.set(0)  # a dead process of the same number may have left its own
         self.refused = Counter(
             "youju_requests_refused_total",
             "Requests refused at once, by reason.",

@@ -6,11 +6,12 @@ import base64
 from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from pydantic import Field, StringConstraints
 
 from api.access import Reader
 from api.errors import ApiError
+from api.long import json_answer, written
 from api.models import embedding_model
 from api.schemas import NUMBER, Body, PlainText, Shown
 from api.service import Service, service_of
@@ -58,10 +59,8 @@ class EmbeddingList(Shown):
     usage: EmbeddingUsage
 
 
-@router.post("/embeddings")
-async def create_embeddings(
-    body: EmbeddingRequest, access: Reader, service: ServiceOf
-) -> EmbeddingList:
+@router.post("/embeddings", response_model=EmbeddingList)
+async def create_embeddings(body: EmbeddingRequest, access: Reader, service: ServiceOf) -> Response:
     """Embed texts."""
     name = embedding_model(service.settings)
     if body.model != name:
@@ -80,23 +79,26 @@ async def create_embeddings(
             code="invalid_parameter",
             param="dimensions",
         )
-    vectors, tokens = await service.run_long(_embed, service, texts, body.input_type)
-    data = [
-        EmbeddingShown(index=index, embedding=_written(vector, body.encoding_format))
-        for index, vector in enumerate(vectors)
-    ]
-    return EmbeddingList(
-        data=data, model=name, usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
+    return json_answer(await service.run_long(_embed, service, texts, name, body))
+
+
+def _embed(service: Service, texts: list[str], name: str, asked: EmbeddingRequest) -> bytes:
+    """Embed texts and write the answer, which may be long."""
+    embedder = service.rag.embedder
+    query = asked.input_type == "query"
+    vectors = (embedder.encode_queries if query else embedder.encode_passages)(texts)
+    tokens = sum(service.rag.tokens.count(texts))
+    usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
+    return written(
+        EmbeddingList(data=[], model=name, usage=usage),
+        (
+            EmbeddingShown(index=index, embedding=_coded(vector, asked.encoding_format))
+            for index, vector in enumerate(vectors)
+        ),
     )
 
 
-def _embed(service: Service, texts: list[str], kind: str) -> tuple[FloatArray, int]:
-    embedder = service.rag.embedder
-    encode = embedder.encode_queries if kind == "query" else embedder.encode_passages
-    return encode(texts), sum(service.rag.tokens.count(texts))
-
-
-def _written(vector: FloatArray, encoding: str) -> list[float] | str:
+def _coded(vector: FloatArray, encoding: str) -> list[float] | str:
     if encoding == "base64":
         return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
     numbers: list[float] = vector.tolist()

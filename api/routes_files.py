@@ -7,12 +7,13 @@ from contextlib import suppress
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from api.access import Reader, Writer
 from api.errors import ApiError, not_found
 from api.forms import read_form
+from api.long import json_answer, written
 from api.names import checked_name
 from api.observing import note_content
 from api.schemas import After, Deleted, Listing, Order
@@ -90,7 +91,7 @@ async def create_file(request: Request, access: Writer, service: ServiceOf) -> F
         return show_file(await service.write(service.files.add, new, incoming))
 
 
-@router.get("")
+@router.get("", response_model=Listing[FileShown])
 async def list_files(
     access: Reader,
     service: ServiceOf,
@@ -98,17 +99,10 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Order = "desc",
     purpose: Purpose | None = None,
-) -> Listing[FileShown]:
+) -> Response:
     """List the files."""
     part = Slice(limit=limit, order=order, after=after)
-    page = await service.run(service.files.page, access.project_id, part, purpose)
-    data = [show_file(row) for row in page.items]
-    return Listing(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=page.has_more,
-    )
+    return json_answer(await service.run(_list, service, access.project_id, part, purpose))
 
 
 @router.get("/{file_id}")
@@ -172,6 +166,19 @@ def forget_file(service: Service, file_id: str) -> None:
                 # A store that goes or is embedded anew in this moment is looked at once more.
                 with suppress(UnknownStore, IndexMismatch):
                     service.stores.open(row).remove_file(file_id)
+
+
+def _list(service: Service, project_id: str, part: Slice, purpose: str | None) -> bytes:
+    """Read and write a list, which may be long."""
+    page = service.files.page(project_id, part, purpose)
+    ids = [row.id for row in page.items]
+    rest = Listing[FileShown](
+        data=[],
+        first_id=ids[0] if ids else None,
+        last_id=ids[-1] if ids else None,
+        has_more=page.has_more,
+    )
+    return written(rest, map(show_file, page.items))
 
 
 def _check_range(given: str | None, size: int) -> None:

@@ -130,8 +130,8 @@ async def create_batch(
         }
     param = "files" if body.files is not None else "file_ids"
     await check_files(service, access.project_id, list(wanted), param)
-    batch = await service.write(service.store_files.new_batch, row.id)
-    await add_files(service, row.id, list(wanted.values()), batch.id)
+    batch = await service.write(service.store_files.new_batch, row.id, list(wanted.values()))
+    service.ingestion.ring()
     return show_batch(*await _batch(service, row.id, batch.id))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -41,9 +42,10 @@ async def create_store(body: StoreCreate, access: Writer, service: ServiceOf) ->
         details=body.metadata or {},
         expires_days=body.expires_after.days if body.expires_after else None,
     )
-    row = await service.write(_create, service, access.project_id, new)
-    if file_ids:
-        await add_files(service, row.id, _entries(file_ids, body.chunking_strategy))
+    entries = _entries(file_ids, body.chunking_strategy)
+    row = await service.write(_create, service, access.project_id, new, entries)
+    if entries:
+        service.ingestion.ring()
     return await _show(service, row)
 
 
@@ -149,11 +151,9 @@ def _first_missing(service: Service, project_id: str, file_ids: list[str]) -> st
     return None
 
 
-async def add_files(
-    service: Service, store_id: str, entries: list[Entry], batch_id: str = ""
-) -> None:
+async def add_files(service: Service, store_id: str, entries: list[Entry]) -> None:
     """Put files into a store, and say so to who ingests them."""
-    await service.write(service.store_files.add, store_id, entries, batch_id)
+    await service.write(service.store_files.add, store_id, entries)
     service.ingestion.ring()
 
 
@@ -167,10 +167,10 @@ def forget_store(service: Service, store_id: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _create(service: Service, project_id: str, new: NewStore) -> StoreRow:
+def _create(service: Service, project_id: str, new: NewStore, entries: Sequence[Entry]) -> StoreRow:
     embedder = service.rag.embedder
     maker = Maker(embedder.fingerprint, embedder.dim, make_chunker(service.rag).fingerprint)
-    return service.stores.create(project_id, new, maker)
+    return service.stores.create(project_id, new, maker, entries)
 
 
 def _entries(file_ids: list[str], chunking: Chunking | None) -> list[Entry]:

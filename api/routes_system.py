@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -43,11 +45,13 @@ class Ready(Shown):
 
 
 @router.get("/livez")
+@router.head("/livez", include_in_schema=False)
 async def live() -> Alive:
     """Say that the process runs."""
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     responses={
@@ -70,7 +74,9 @@ async def ready(service: ServiceOf) -> Response:
 async def metrics(service: ServiceOf) -> Response:
     """Return numbers for Prometheus; of all processes, where there are several."""
     registry = service.meters.registry
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder:
+        _forget_the_dead(Path(folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -104,6 +110,26 @@ async def documentation(request: Request) -> HTMLResponse:
     )
     page.headers["content-security-policy"] = _DOCS_POLICY
     return page
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Let what processes were doing when they died not count as being done."""
+    for path in folder.glob("gauge_live*_*.db"):
+        number = path.stem.rpartition("_")[2]
+        if number.isdecimal() and not _lives(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    if sys.platform == "win32":  # where that would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 async def _models(service: Service, project_id: str) -> list[ModelShown]:

@@ -19,6 +19,8 @@ from pydantic import (
     WrapValidator,
 )
 
+from api.wording import shown
+
 T = TypeVar("T")
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -65,13 +67,13 @@ def storable(text: str) -> str:
 
 def _number(value: object) -> object:
     if isinstance(value, str | bool):
-        raise ValueError("Input should be a number")
+        raise ValueError(f"expected a number, got {shown(value)}")
     return value
 
 
 def _truth(value: object) -> object:
     if not isinstance(value, bool):
-        raise ValueError("Input should be true or false")
+        raise ValueError(f"expected true or false, got {shown(value)}")
     return value
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from api.batching import Attributes, Found, Search, Test
 from api.service import Service
 from rag.filters import Filter, matches
-from rag.schema import Hit
+from rag.schema import Chunk, Hit
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ async def search(
 ) -> Found:
     """Return the passages that stores hold for any of some queries, best first.
 
-    Of a passage found for several queries the best score counts; ties are in order of id.
+    Of a passage found for several queries, or of one file in several stores, the best score
+    counts; ties are in order of id.
 
     Raises:
         ApiError: If a store is not there or has expired.
@@ -73,15 +74,20 @@ async def _search(
         found = [await service.batcher.search(searches[0])]
     else:
         found = await asyncio.gather(*map(service.batcher.search, searches))
-    best: dict[int, Hit] = {}
+    best: dict[object, Hit] = {}
     attributes: dict[str, Attributes] = {}
     homes: dict[str, str] = {}
     for result in found:
         attributes = result.attributes | attributes
         homes = result.homes | homes
         for hit in result.hits:
-            known = best.get(hit.chunk.id)
+            known = best.get(_passage(hit.chunk))
             if hit.score >= wanted.threshold and (known is None or hit.score > known.score):
-                best[hit.chunk.id] = hit
+                best[_passage(hit.chunk)] = hit
     hits = sorted(best.values(), key=lambda hit: (-hit.score, hit.chunk.id))[: wanted.top_k]
     return Found(hits, attributes, homes)
+
+
+def _passage(chunk: Chunk) -> object:
+    """Return what is alike for the same stretch of a file in several stores."""
+    return (chunk.file_id, chunk.start, chunk.end) if chunk.file_id else chunk.id

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import anyio
 from fastapi import Request
 
+from api.faults import told
+from api.observing import log
 from ingest.uploaded import UploadIngestion
 from rag.build import Rag
-from rag.errors import YoujuError
 from rag.opened import OpenStores
 from rag.store.answers import Responses
 from rag.store.blobs import Blobs
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 _MIB = 1024 * 1024
 _WARM_UP_S = 60.0
+_RETRY_S = 2.0
+_LONGEST_RETRY_S = 60.0
 
 
 class Service:
@@ -71,9 +74,11 @@ class Service:
         self._writes = anyio.CapacityLimiter(6)  # they may wait for each other, no reader for them
         self._gate = anyio.CapacityLimiter(2)
         self._long = anyio.CapacityLimiter(settings.max_answers)
+        self._loading = "the embedder"
+        self._fault = ""
         self._warm = threading.Event()
+        self._stop = threading.Event()
         self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
-        self.fault = ""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something that reads the database or the disk, off the event loop."""
@@ -107,6 +112,7 @@ class Service:
 
     def close(self) -> None:
         """Stop what runs beside the event loop; a process cannot end while a model is loaded."""
+        self._stop.set()
         if self._warming.is_alive():
             self._warming.join(_WARM_UP_S)
         if self.settings.ingest_worker:
@@ -119,36 +125,46 @@ class Service:
     def not_ready(self) -> dict[str, str]:
         """Return what is not ready yet, and why; {} when everything is."""
         waiting: dict[str, str] = {}
-        if self.fault:
-            waiting["models"] = "cannot be loaded; see the server's log"
-        elif not self._warm.is_set():
-            waiting["models"] = "loading"
+        if not self._warm.is_set():
+            fault, loading = self._fault, self._loading
+            waiting["models"] = fault or f"loading {loading}"
         try:
             self.keys.exist()
-        except YoujuError:
-            waiting["database"] = "cannot be read"
+        except Exception as error:  # noqa: BLE001  whatever it is, it is not ready
+            log.error("not ready", reason=told(error))
+            waiting["database"] = f"cannot be read ({type(error).__name__}); see the server's log"
         return waiting
 
     def _warm_up(self) -> None:
-        from api.observing import log
-
-        try:
-            self.rag.embedder.encode_queries(["warm up 预热"])
-            _ = self.rag.analyzer.query("warm up 预热")
-            _ = self.rag.answerer
-        except YoujuError as error:
-            self.fault = str(error)
-            log.error("not ready", reason=str(error))
-            return
+        """Load everything; try until that can be done: what is missing may be put there."""
+        wait = _RETRY_S
+        while not self._loaded():
+            if self._stop.wait(wait):
+                return
+            wait = min(2 * wait, _LONGEST_RETRY_S)
         gc.collect()
         gc.freeze()  # what is loaded now stays: looking through it again takes a tenth of a second
         self._warm.set()
 
+    def _loaded(self) -> bool:
+        steps: list[tuple[str, Callable[[], object]]] = [
+            ("the embedder", lambda: self.rag.embedder.encode_queries(["warm up 预热"])),
+            ("the analyzer", lambda: self.rag.analyzer.query("warm up 预热")),
+            ("the answerer", lambda: self.rag.answerer),
+        ]
+        for self._loading, load in steps:
+            try:
+                load()
+            except Exception as error:  # noqa: BLE001  whatever it is, it must be told
+                kind = type(error).__name__
+                self._fault = f"{self._loading} cannot be loaded ({kind}); see the server's log"
+                log.error("not ready", what=self._loading, reason=told(error))
+                return False
+        return True
+
     def _on_ingested(
         self, store_id: str, file_id: str, status: str, seconds: float, message: str
     ) -> None:
-        from api.observing import log
-
         self.meters.files.labels(status).inc()
         if file_id:
             self.tracing.past(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,10 @@ _KINDS: Final[Mapping[str, str]] = {
     "model_attributes_type": "a JSON object",
 }
 """What was expected, by pydantic's word for a value of another type."""
+
+
+_SHOWN_CHARS = 80
+_LARGE = 10**40
 
 
 def nearest(found: Sequence[Any], field: Callable[[Any], object]) -> list[Any]:
@@ -53,12 +58,69 @@ def wording(forms: Sequence[Any]) -> str:
     if kind in _KINDS and (len(forms) > 1 or kind.endswith("_type")):
         kinds = list(dict.fromkeys(_KINDS[one["type"]] for one in forms))
         known = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
-        return f"expected {known}, got {_named(first.get('input'))}"
+        return f"expected {known}, got {named(first.get('input'))}"
     if kind in ("too_short", "too_long"):
         return _length(first.get("input"), limits, long=kind == "too_long")
     if kind == "literal_error" and limits.get("expected") == "False":
         return "not supported: leave it out, or give false"
+    expected = _expected(kind, limits)
+    if expected:
+        return f"expected {expected}, got {shown(first.get('input'))}"
     return str(first["msg"]).removeprefix("Value error, ")
+
+
+def _expected(kind: str, limits: Mapping[str, Any]) -> str:
+    """Return what was expected, for pydantic's word for an error; "" if that is not known."""
+    match kind:
+        case "literal_error" | "enum":
+            return str(limits["expected"])
+        case "greater_than_equal":
+            return f"a number of at least {_figure(limits['ge'])}"
+        case "greater_than":
+            return f"a number above {_figure(limits['gt'])}"
+        case "less_than_equal":
+            return f"a number of at most {_figure(limits['le'])}"
+        case "less_than":
+            return f"a number below {_figure(limits['lt'])}"
+        case "int_from_float":
+            return "a whole number"
+        case "int_parsing" | "float_parsing" | "int_parsing_size":
+            return "a number"
+        case "bool_parsing":
+            return "true or false"
+        case "finite_number":
+            return "a finite number"
+        case "string_pattern_mismatch":
+            return f"a text that matches {limits['pattern']}"
+        case _:
+            return ""
+
+
+def _figure(bound: float) -> str:
+    whole = isinstance(bound, int) or bound.is_integer()
+    return f"{int(bound):,}" if whole else f"{bound:g}"
+
+
+def tag_at_fault(form: Any) -> tuple[str, str] | None:  # noqa: ANN401
+    """Return the field by which the forms of an object are told apart, if that is what is wrong.
+
+    Args:
+        form: One of pydantic's errors.
+
+    Returns:
+        The field's name, and what is wrong with it ("" if it is missing); None for other errors.
+    """
+    limits = form.get("ctx", {})
+    match form["type"]:
+        case "union_tag_not_found":
+            return limits["discriminator"].strip("'"), ""
+        case "union_tag_invalid":
+            *others, last = limits["expected_tags"].split(", ")
+            known = f"{', '.join(others)} or {last}" if others else last
+            said = f"expected {known}, got {shown(limits['tag'])}"
+            return limits["discriminator"].strip("'"), said
+        case _:
+            return None
 
 
 def _length(value: object, limits: Mapping[str, Any], *, long: bool) -> str:
@@ -72,7 +134,23 @@ def _length(value: object, limits: Mapping[str, Any], *, long: bool) -> str:
     return f"expected {what} of {bound} {most:,} {unit}{'' if most == 1 else 's'}, got {got:,}"
 
 
-def _named(value: object) -> str:
+def shown(value: object) -> str:
+    """Return what was got, for a message: a text or number itself if it is short, else its kind."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return repr(value) if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]!r}..."
+        case float():
+            return json.dumps(value)
+        case int() if abs(value) < _LARGE:
+            return f"{value:,}"
+        case _:
+            return named(value)
+
+
+def named(value: object) -> str:
+    """Return of which kind a value is, in the words of JSON."""
     match value:
         case None:
             return "null"

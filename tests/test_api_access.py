@@ -20,6 +20,7 @@ from rag.store.database import Database
 from rag.store.projects import Keys
 
 OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/docs")}
+OPEN |= {("HEAD", "/livez"), ("HEAD", "/readyz")}
 """Routes that never need a key."""
 
 QUESTION = {"model": "youju", "input": "x"}
@@ -477,6 +478,8 @@ def test_cors_is_for_the_configured_origin(served_home: Path) -> None:
         for origin in ("https://evil.example", "https://app.example.evil.example", "null"):
             answer = http.options("/v1/responses", headers={**ask, "origin": origin})
             assert "access-control-allow-origin" not in answer.headers
+            assert answer.json()["error"]["code"] == "cors_refused"
+            assert repr(origin) in answer.json()["error"]["message"]
             answer = http.get("/livez", headers={"origin": origin})
             assert "access-control-allow-origin" not in answer.headers
 

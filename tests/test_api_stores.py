@@ -36,6 +36,16 @@ def finished(client: OpenAI, store: str, file: str) -> Any:
 # -- stores ------------------------------------------------------------------------------------
 
 
+def test_a_file_deleted_at_that_moment_leaves_no_store(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = upload(client, "kept.txt", TEXT)
+    monkeypatch.setattr("api.routes_stores._first_missing", lambda *_: None)  # it was there then
+    with pytest.raises(NotFoundError):
+        client.vector_stores.create(name="half made", file_ids=[kept, "file-gone"])
+    assert "half made" not in {store.name for store in client.vector_stores.list(limit=100)}
+
+
 def test_a_store_is_created_looked_at_changed_and_deleted(client: OpenAI) -> None:
     file = upload(client, "a.txt", TEXT)
     store = client.vector_stores.create(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select, update
 
@@ -17,7 +19,9 @@ from rag.config import Settings
 from rag.store.answers import NewResponse
 from rag.store.files import NewFile
 from rag.store.service_tables import FileRow, ResponseRow, UploadRow
+from rag.store.store_files import Entry, StoreFiles
 from rag.store.tables import DEFAULT_PROJECT
+from rag.store.vector_stores import Maker, NewStore
 
 DAY = 86_400
 
@@ -59,6 +63,56 @@ def test_for_ever_is_for_ever(served_home: Path) -> None:
     keep(service, "resp_old", 4000)
     Upkeep(service).run_once()
     assert service.responses.get(DEFAULT_PROJECT, "resp_old") is not None
+
+
+def test_a_store_that_has_expired_is_emptied_once(
+    served_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = service_in(served_home)
+    with service.files.blobs.receive() as incoming:
+        file = service.files.add(
+            NewFile(DEFAULT_PROJECT, "a.txt", "user_data", "text/plain"), incoming
+        )
+    maker = Maker("e1", 4, "c1")
+    for entries in ([Entry(file.id)], []):
+        store = service.stores.create(DEFAULT_PROJECT, NewStore(expires_days=1), maker)
+        if entries:
+            service.store_files.add(store.id, entries)
+        service.stores.change(store.id, {"last_active_at": 0})
+    walked: list[str] = []
+    all_ids = StoreFiles.all_ids
+
+    def noted(files: StoreFiles, store_id: str) -> list[str]:
+        walked.append(store_id)
+        return all_ids(files, store_id)
+
+    monkeypatch.setattr(StoreFiles, "all_ids", noted)
+    upkeep = Upkeep(service)
+    upkeep.run_once()
+    upkeep.run_once()
+    assert len(walked) == 1
+    assert service.store_files.counts(walked)[walked[0]].total == 0
+
+
+def test_what_crashes_left_behind_goes(served_home: Path) -> None:
+    service = service_in(served_home)
+    new = NewFile(DEFAULT_PROJECT, "a.txt", "user_data", "text/plain")
+    blobs = service.files.blobs
+    with blobs.receive() as incoming:
+        incoming.write(b"kept")
+        kept = service.files.add(new, incoming)
+    with blobs.receive() as incoming, blobs.exclusive():
+        incoming.write(b"left")
+        left = incoming.finish()
+        blobs.keep(incoming, left)
+    blobs.receive("part_left").finish()
+    hour_ago = time.time() - 3700
+    for path in (blobs.path(kept.sha256), blobs.path(left), blobs.arrived("part_left")):
+        os.utime(path, (hour_ago, hour_ago))
+    Upkeep(service).run_once()
+    assert blobs.read(kept.sha256) == b"kept"
+    assert not blobs.path(left).exists()
+    assert not blobs.arrived("part_left").exists()
 
 
 def test_expired_files_and_old_uploads_go(served_home: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from rag.errors import QuotaError, StorageError
 from rag.store.blobs import Blobs
 from rag.store.database import Database
-from rag.store.files import Files, has_expired
+from rag.store.files import Files, Swept, has_expired
 from rag.store.service_tables import FileRow
 from rag.store.store_files import Entry, StoreFiles
 from rag.store.tables import DEFAULT_PROJECT
@@ -151,13 +152,12 @@ def test_a_folder_that_cannot_be_written_is_said(files: Files, tmp_path: Path) -
         files.blobs.receive()
 
 
-def test_what_was_left_behind_is_swept_after_a_day(files: Files, tmp_path: Path) -> None:
+def test_what_was_left_behind_is_swept_after_an_hour(files: Files, tmp_path: Path) -> None:
     kept = add_file(files, b"kept")
     for name in ("old", "wanted", "new"):
         files.blobs.receive(name).finish()
-    day_ago = time.time() - 90_000
     for name in ("old", "wanted"):
-        os.utime(files.blobs.arrived(name), (day_ago, day_ago))
+        _age(files.blobs.arrived(name))
 
     assert files.blobs.sweep(["wanted"]) == 1
 
@@ -168,6 +168,106 @@ def test_what_was_left_behind_is_swept_after_a_day(files: Files, tmp_path: Path)
     }
     assert files.blobs.read(kept.sha256) == b"kept"
     assert Blobs(tmp_path / "never made").sweep() == 0
+
+
+def _age(path: Path) -> None:
+    """Have a file be an hour old."""
+    moment = time.time() - 3700
+    os.utime(path, (moment, moment))
+
+
+def _orphan(files: Files, content: bytes, *, old: bool = True) -> str:
+    """Leave a blob behind as a crash does before the database has its file; return its digest."""
+    with files.blobs.receive() as incoming:
+        incoming.write(content)
+        name = incoming.finish()
+        with files.blobs.exclusive():
+            files.blobs.keep(incoming, name)
+    if old:
+        _age(files.blobs.path(name))
+    return name
+
+
+def test_blobs_without_a_file_are_swept_after_an_hour(files: Files, tmp_path: Path) -> None:
+    held = [add_file(files, content) for content in (b"1", b"2", b"2")]
+    for row in held:
+        _age(files.blobs.path(row.sha256))
+    _orphan(files, b"left")
+    _orphan(files, b"new", old=False)
+    (tmp_path / "blobs/aa").mkdir()
+    (tmp_path / "blobs/aa/README").write_text("not ours")
+    _age(tmp_path / "blobs/aa/README")
+
+    assert files.sweep() == Swept(deleted=1)
+
+    assert on_disk(tmp_path / "blobs") == {
+        blob_name(b"1"), blob_name(b"2"), blob_name(b"new"), "aa/README",
+    }  # fmt: skip
+    assert files.sweep() == Swept()
+
+
+def test_the_blobs_of_another_database_are_left_alone(files: Files, tmp_path: Path) -> None:
+    orphans = {_orphan(files, b"%d" % number) for number in range(3)}
+    _age(files.blobs.path(add_file(files, b"known").sha256))
+
+    assert files.sweep() == Swept(left=3)
+
+    assert all(files.blobs.read(digest) for digest in orphans)
+
+
+def test_bytes_that_arrive_again_while_blobs_are_swept_stay(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _age(files.blobs.path(add_file(files, b"known").sha256))
+    _orphan(files, b"again")
+    exclusive = Blobs.exclusive
+    once = [b"again"]
+
+    def after_an_upload(blobs: Blobs) -> AbstractContextManager[None]:
+        if once:
+            row = add_file(files, once.pop())
+            _age(files.blobs.path(row.sha256))
+        return exclusive(blobs)
+
+    monkeypatch.setattr(Blobs, "exclusive", after_an_upload)
+    assert files.sweep() == Swept()
+    assert files.blobs.read(digest(b"again")) == b"again"
+
+
+def test_files_come_and_go_while_blobs_are_swept_all_the_time(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag.store.blobs._ABANDONED_S", -60.0)  # everything is old
+
+    def come_and_go() -> None:
+        for content in (b"same", b"other") * 8:
+            row = add_file(files, content)
+            assert files.blobs.read(row.sha256) == content
+            files.delete(row.id)
+
+    kept = add_file(files, b"kept")
+    results = at_once([come_and_go, come_and_go, *[lambda: [files.sweep() for _ in range(30)]] * 2])
+
+    assert not [result for result in results if isinstance(result, Exception)]
+    assert files.blobs.read(kept.sha256) == b"kept"
+    assert on_disk(tmp_path / "blobs") == {blob_name(b"kept")}
+
+
+def test_names_are_brought_to_disk_with_what_they_name(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", noted)
+    row = add_file(files, b"x")
+    folder = tmp_path / "blobs"
+    blob = files.blobs.path(row.sha256)
+    assert {path.stat().st_ino for path in (blob, blob.parent, folder, tmp_path)} <= synced
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from rag.store.files import Files
 from rag.store.pages import Slice
 from rag.store.service_tables import FileBatchRow, FileRow, StoreFileRow
 from rag.store.store_files import Counts, Entry, StoreFiles
-from rag.store.tables import DEFAULT_PROJECT, DocumentRow
+from rag.store.tables import DEFAULT_PROJECT, DocumentRow, StoreRow
 from rag.store.vector_stores import Maker, NewStore, VectorStores
 
 
@@ -187,6 +187,18 @@ def test_what_is_not_there_cannot_be_put_in(db: Database, listed: StoreFiles, st
     with pytest.raises(UnknownFile, match="nothing was put in"):
         listed.add("vs_none", [Entry(file)])
     assert count(db, StoreFileRow) == 0
+
+
+def test_a_store_or_batch_with_a_file_that_is_gone_is_not_made(
+    db: Database, listed: StoreFiles, store: Store
+) -> None:
+    (file,) = add_rows(db, 1)
+    gone = [Entry(file), Entry("file-gone")]
+    with pytest.raises(UnknownFile, match="nothing was put in"):
+        listed.new_batch(store.id, gone)
+    with pytest.raises(UnknownFile, match="nothing was put in"):
+        VectorStores(db).create(DEFAULT_PROJECT, NewStore(), Maker("e1", DIM, "c1"), gone)
+    assert [count(db, table) for table in (FileBatchRow, StoreRow, StoreFileRow)] == [0, 1, 0]
 
 
 def test_pages_and_counts(db: Database, listed: StoreFiles, store: Store) -> None:

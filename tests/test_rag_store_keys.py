@@ -22,6 +22,7 @@ from rag.store.files import Files
 from rag.store.pages import Slice
 from rag.store.projects import Access, Keys, Scope
 from rag.store.service_tables import KeyRow, ProjectRow
+from rag.store.store_files import Entry, StoreFiles
 from rag.store.tables import DEFAULT_PROJECT
 from rag.store.uploads import Uploads
 from rag.store.vector_stores import Maker, NewStore, VectorStores
@@ -246,7 +247,7 @@ def test_only_the_default_project_takes_plain_names(db: Database) -> None:
     assert [row.id for row in found] == [first.id, second.id]
 
 
-def test_stores_are_changed_touched_and_expire(db: Database) -> None:
+def test_stores_are_changed_touched_and_expire(db: Database, tmp_path: Path) -> None:
     stores = VectorStores(db)
     made = stores.create(DEFAULT_PROJECT, NewStore("t", "d", {"k": "v"}, expires_days=2), MAKER)
     never = stores.create(DEFAULT_PROJECT, NewStore(), MAKER)
@@ -254,6 +255,9 @@ def test_stores_are_changed_touched_and_expire(db: Database) -> None:
 
     stores.change(made.id, {"title": "新", "details": {}, "expires_days": 1})
     stores.change(made.id, {"last_active_at": int(time.time()) - 86_400})
+    assert stores.expired() == []  # there is nothing in it
+    file = add_file(Files(db, Blobs(tmp_path / "blobs")), b"x")
+    StoreFiles(db).add(made.id, [Entry(file.id)])
     found = stores.find(made.id)
     assert found is not None
     assert (found.title, found.details, found.expires_days) == ("新", {}, 1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_samples import at_once, count, new_file, new_project, on_disk
+from service_samples import add_file, at_once, count, new_file, new_project, on_disk
 from sqlalchemy import update
 
 from rag.errors import QuotaError, StorageError, UsageError
@@ -211,6 +211,53 @@ def test_room_is_asked_for_at_both_ends(uploads: Uploads, files: Files, tmp_path
     assert again(small, second).status == "pending"
     assert len(on_disk(tmp_path / "blobs")) == 2
     assert small.create(new_file(new_project(files._db)), 5).status == "pending"
+
+
+def test_parts_that_have_arrived_take_room(uploads: Uploads, files: Files, tmp_path: Path) -> None:
+    small = Files(files._db, files.blobs, quota=10)
+    coming = Uploads(files._db, small)
+    upload, parts = begun(coming, b"abc", b"def")
+    with pytest.raises(QuotaError, match="take 6 bytes; with 5 more"):
+        add_file(small, b"12345")
+    add_file(small, b"12345", project=new_project(files._db))
+    room = add_file(small, b"1234")
+
+    assert coming.complete(upload, parts, None).bytes == 6  # its own parts count once
+    small.delete(room.id)
+
+    other, _ = begun(coming, b"ab", size=4)
+    add_file(small, b"12")
+    before = on_disk(tmp_path / "blobs")
+    with pytest.raises(QuotaError, match="take 10 bytes; with 2 more"):
+        send(coming, other, b"cd")  # what was announced has been taken by a file
+    assert on_disk(tmp_path / "blobs") == before
+    coming.cancel(other)
+    add_file(small, b"34")
+
+
+def test_parts_of_an_upload_that_has_expired_take_no_room(uploads: Uploads, files: Files) -> None:
+    small = Files(files._db, files.blobs, quota=10)
+    begun(Uploads(files._db, small), b"abcdef")
+    with files._db.write() as session:
+        session.execute(update(UploadRow).values(expires_at=int(time.time())))
+    add_file(small, b"1234567890")
+
+
+def test_a_part_is_on_disk_under_its_name_when_it_is_acknowledged(
+    uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", noted)
+    _, (part,) = begun(uploads, b"x")
+    incoming = tmp_path / "blobs/incoming"
+    file = (incoming / part).stat().st_ino
+    assert incoming.stat().st_ino in synced[synced.index(file) :]
 
 
 @pytest.mark.parametrize("quota", [None, 9])

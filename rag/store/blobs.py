@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,9 @@ from rag.errors import StorageError
 from rag.store.database import disk_error
 
 _BLOCK = 1 << 20
-_ABANDONED_S = 86_400.0
+_DIGEST = re.compile("[0-9a-f]{64}")
+_ABANDONED_S = 3600.0
+"""What nobody refers to for so long was left behind; whatever arrives is written to meanwhile."""
 
 
 class Incoming:
@@ -41,7 +44,7 @@ class Incoming:
         self.stays = False
         self._digest = hashlib.sha256()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             self._handle = path.open("xb")
         except OSError as error:
             raise disk_error(error, path) from error
@@ -86,6 +89,18 @@ class Incoming:
             raise disk_error(error, self.path) from error
         return self._digest.hexdigest()
 
+    def sync_name(self) -> None:
+        """Bring to disk that it is there under its name, as what stays needs.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        try:
+            _sync_folder(self.path.parent)
+            _sync_folder(self.path.parent.parent)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
     def discard(self) -> None:
         """Delete it, if it has not become a blob and is not to stay."""
         with contextlib.suppress(OSError):
@@ -122,7 +137,7 @@ class Blobs:
     def exclusive(self) -> Iterator[None]:
         """Hold while a blob is kept or dropped and the database told so."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(self._folder)
             lock = FileLock(self._folder / "lock")
             lock.acquire()
         except OSError as error:
@@ -199,7 +214,7 @@ class Blobs:
                 raise disk_error(error, part) from error
 
     def sweep(self, wanted: Iterable[str] = ()) -> int:
-        """Delete what broken uploads left behind a day ago; return how many files there were.
+        """Delete what broken uploads left behind an hour ago; return how many files there were.
 
         Args:
             wanted: Names of parts that are still needed.
@@ -213,9 +228,35 @@ class Blobs:
                     swept += 1
         return swept
 
+    def old(self, among: Iterable[str] | None = None) -> list[str]:
+        """Return the digests of the blobs that have been there for an hour.
+
+        Args:
+            among: Which are looked at; None: all.
+        """
+        limit = time.time() - _ABANDONED_S
+        every = self._folder.glob("[0-9a-f][0-9a-f]/*") if among is None else map(self.path, among)
+        found = []
+        for path in every:
+            with contextlib.suppress(OSError):
+                if _DIGEST.fullmatch(path.name) and path.stat().st_mtime < limit:
+                    found.append(path.name)
+        return found
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, all of it on disk."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for made in reversed(missing):
+        made.mkdir(exist_ok=True)
+        _sync_folder(made.parent)
+
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a rename to disk."""
+    """Bring a name in a folder to disk: a new one, or one that was changed."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

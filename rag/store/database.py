@@ -25,6 +25,7 @@ from sqlalchemy.exc import (
     NoSuchModuleError,
     ProgrammingError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from rag.errors import ConfigError, StorageError
@@ -134,6 +135,10 @@ def translated(name: str | Path) -> Iterator[None]:
         yield
     except (IntegrityError, ProgrammingError, DataError):
         raise  # a race that the caller decides about, or a bug of ours: no fault of the storage
+    except PoolTimeout as error:
+        raise StorageError(
+            f"The database {name} is busy: no connection became free.", do="Try again later."
+        ) from error
     except DBAPIError as error:
         raise _storage_error(error.orig, str(name)) from error
     except sqlite3.Error as error:

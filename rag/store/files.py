@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from rag.errors import QuotaError
 from rag.store.blobs import Blobs, Incoming
+from rag.store.changelog import in_parts
 from rag.store.database import Database
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
-from rag.store.service_tables import FileRow, StoreFileRow
+from rag.store.service_tables import FileRow, StoreFileRow, UploadPartRow, UploadRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,14 @@ class NewFile:
     purpose: str
     media_type: str
     expires_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many blobs without a file were deleted, and how many left where they are."""
+
+    deleted: int = 0
+    left: int = 0
 
 
 class Files:
@@ -56,6 +65,7 @@ class Files:
         incoming: Incoming,
         *,
         along: Callable[[Session, str], None] = lambda _session, _file_id: None,
+        joined: bool = False,
     ) -> FileRow:
         """Keep a file that has arrived whole; when this returns, it is on disk.
 
@@ -64,6 +74,7 @@ class Files:
             incoming: Its bytes.
             along: Does, with the file's id, what belongs to the same transaction; if it raises,
                 there is no file.
+            joined: Whether its bytes are those of parts, which take their room already.
 
         Raises:
             QuotaError: If the project's files would take more than they may.
@@ -85,15 +96,23 @@ class Files:
         )
         with self.blobs.exclusive(), self._db.write() as session:
             along(session, row.id)
-            self.check_room(session, new.project_id, incoming.size)
+            parts = 0 if joined else arrived_bytes(session, new.project_id)
+            self.check_room(session, new.project_id, incoming.size, pending=parts)
             session.add(row)
             session.flush()
             session.expunge(row)
             self.blobs.keep(incoming, sha256)  # last: what fails before leaves no blob
         return row
 
-    def check_room(self, session: Session, project_id: str, size: int) -> None:
-        """Raise QuotaError if so many bytes more are not allowed to a project."""
+    def check_room(self, session: Session, project_id: str, size: int, *, pending: int = 0) -> None:
+        """Raise QuotaError if so many bytes more are not allowed to a project.
+
+        Args:
+            session: To read with.
+            project_id: Which project.
+            size: Bytes that come.
+            pending: Bytes that uploads that are not complete take, or will take.
+        """
         if self._quota is None:
             return
         found = session.scalar(
@@ -101,11 +120,11 @@ class Files:
                 FileRow.project_id == project_id, FileRow.kept
             )
         )
-        used = int(found or 0)  # PostgreSQL adds up to a Decimal
+        used = int(found or 0) + pending  # PostgreSQL adds up to a Decimal
         if used + size > self._quota:
             raise QuotaError(
-                f"The project's files take {used:,} bytes; with {size:,} more they would exceed "
-                f"the {self._quota:,} allowed.",
+                f"The project's files and pending uploads take {used:,} bytes; with {size:,} more "
+                f"they would exceed the {self._quota:,} allowed.",
                 do="Delete files that are no longer needed.",
             )
 
@@ -163,11 +182,54 @@ class Files:
                 self.blobs.drop(sha256)
         return True
 
+    def sweep(self) -> Swept:
+        """Delete blobs that no file has; a crash beside the database's commit leaves such.
+
+        Only those that are an hour old. If they outnumber those that files have, nothing is
+        deleted: they are likely another database's.
+
+        Raises:
+            StorageError: If the database or the folder cannot be used now.
+        """
+        old = self.blobs.old()
+        orphans = self._without_file(old)
+        if 2 * len(orphans) > len(old):
+            return Swept(left=len(orphans))
+        swept = 0
+        for digest in orphans:
+            with self.blobs.exclusive():  # the same bytes may arrive meanwhile
+                if digest in self.blobs.old([digest]) and self._without_file([digest]):
+                    self.blobs.drop(digest)
+                    swept += 1
+        return Swept(swept)
+
+    def _without_file(self, digests: Sequence[str]) -> list[str]:
+        known: set[str] = set()
+        with self._db.read() as session:
+            for part in in_parts(digests):
+                query = select(FileRow.sha256).where(FileRow.sha256.in_(part), FileRow.kept)
+                known.update(session.scalars(query))
+        return [digest for digest in digests if digest not in known]
+
     def expired(self) -> list[tuple[str, str]]:
         """Return (project id, file id) of every file whose time has passed."""
         with self._db.read() as session:
             query = select(FileRow.project_id, FileRow.id).where(FileRow.expires_at <= time.time())
             return [(project, file) for project, file in session.execute(query)]
+
+
+def arrived_bytes(session: Session, project_id: str) -> int:
+    """Return the bytes of the parts of a project's uploads that can still be completed."""
+    query = (
+        select(func.coalesce(func.sum(UploadPartRow.bytes), 0))
+        .join(UploadRow, UploadRow.id == UploadPartRow.upload_id)
+        .where(
+            UploadRow.project_id == project_id,
+            UploadRow.status == "pending",
+            UploadRow.expires_at > int(time.time()),
+        )
+    )
+    return int(session.scalar(query) or 0)
 
 
 def has_expired(row: FileRow) -> bool:

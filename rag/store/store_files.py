@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Update, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from rag.errors import AlreadyThere, UnknownFile
 from rag.schema import IntArray
@@ -75,36 +76,8 @@ class StoreFiles:
             UnknownFile: If one of them, or the store, has been deleted; nothing is put in then.
             AlreadyThere: If one is there with chunks of another size than is now asked for.
         """
-        try:
-            self._add(store_id, entries, batch_id)
-        except IntegrityError as error:
-            raise UnknownFile(
-                "A file or the store does not exist any more; nothing was put in.",
-                do="List them, and try again.",
-            ) from error
-
-    def _add(self, store_id: str, entries: Sequence[Entry], batch_id: str) -> None:
-        now = int(time.time())
         with self._db.write() as session:
-            for entry in entries:
-                row = session.get(StoreFileRow, (store_id, entry.file_id))
-                if row is None:
-                    row = StoreFileRow(
-                        store_id=store_id, file_id=entry.file_id, status="", usage_bytes=0,
-                        created_at=now, worker_until=0, attributes={},
-                    )  # fmt: skip
-                    session.add(row)
-                elif entry.chunk_tokens is not None and row.status in ("in_progress", "completed"):
-                    _check_chunks(row, entry)
-                if entry.attributes is not None:
-                    row.attributes = dict(entry.attributes)
-                row.batch_id = batch_id or row.batch_id
-                if row.status not in ("in_progress", "completed"):
-                    row.status = "in_progress"
-                    row.error_code = row.error_message = None
-                    row.worker, row.worker_until = None, 0
-                    row.chunk_tokens = entry.chunk_tokens
-                    row.chunk_overlap = entry.chunk_overlap
+            add_within(session, store_id, entries, batch_id)
 
     def get(self, store_id: str, file_id: str) -> StoreFileRow | None:
         """Return a file's place in a store, or None."""
@@ -206,14 +179,19 @@ class StoreFiles:
 
     # -- batches -------------------------------------------------------------------------------
 
-    def new_batch(self, store_id: str) -> FileBatchRow:
-        """Begin a batch."""
+    def new_batch(self, store_id: str, entries: Sequence[Entry] = ()) -> FileBatchRow:
+        """Put files into a store, to be ingested, as one batch.
+
+        Raises:
+            UnknownFile, AlreadyThere: As `add`; there is no batch then.
+        """
         row = FileBatchRow(
             id=new_id("vsfb_"), store_id=store_id, created_at=int(time.time()), cancelled=False
         )
         with self._db.write() as session:
             session.add(row)
             session.flush()
+            add_within(session, store_id, entries, row.id)
             session.expunge(row)
         return row
 
@@ -313,6 +291,47 @@ class StoreFiles:
         query = select(func.count()).select_from(StoreFileRow)
         with self._db.read() as session:
             return session.scalar(query.where(StoreFileRow.status == "in_progress")) or 0
+
+
+def add_within(
+    session: Session, store_id: str, entries: Sequence[Entry], batch_id: str = ""
+) -> None:
+    """Put files into a store in a transaction that is open; see `StoreFiles.add`.
+
+    Raises:
+        UnknownFile, AlreadyThere: As there; the transaction must be given up then.
+    """
+    try:
+        _add_rows(session, store_id, entries, batch_id)
+        session.flush()
+    except IntegrityError as error:
+        raise UnknownFile(
+            "A file or the store does not exist any more; nothing was put in.",
+            do="List them, and try again.",
+        ) from error
+
+
+def _add_rows(session: Session, store_id: str, entries: Sequence[Entry], batch_id: str) -> None:
+    now = int(time.time())
+    for entry in entries:
+        row = session.get(StoreFileRow, (store_id, entry.file_id))
+        if row is None:
+            row = StoreFileRow(
+                store_id=store_id, file_id=entry.file_id, status="", usage_bytes=0,
+                created_at=now, worker_until=0, attributes={},
+            )  # fmt: skip
+            session.add(row)
+        elif entry.chunk_tokens is not None and row.status in ("in_progress", "completed"):
+            _check_chunks(row, entry)
+        if entry.attributes is not None:
+            row.attributes = dict(entry.attributes)
+        row.batch_id = batch_id or row.batch_id
+        if row.status not in ("in_progress", "completed"):
+            row.status = "in_progress"
+            row.error_code = row.error_message = None
+            row.worker, row.worker_until = None, 0
+            row.chunk_tokens = entry.chunk_tokens
+            row.chunk_overlap = entry.chunk_overlap
 
 
 def _update_claimed(claimed: StoreFileRow) -> Update:

@@ -14,7 +14,7 @@ from rag.errors import StorageError, UploadError, UsageError
 from rag.store.blobs import Incoming
 from rag.store.changelog import in_parts
 from rag.store.database import Database
-from rag.store.files import Files, NewFile
+from rag.store.files import Files, NewFile, arrived_bytes
 from rag.store.ids import new_id
 from rag.store.service_tables import FileRow, UploadPartRow, UploadRow
 
@@ -70,7 +70,7 @@ class Uploads:
                     UploadRow.expires_at > now,
                 )
             )
-            self._files.check_room(session, new.project_id, size + int(coming or 0))
+            self._files.check_room(session, new.project_id, size, pending=int(coming or 0))
             session.add(row)
             session.flush()
             session.expunge(row)
@@ -97,9 +97,11 @@ class Uploads:
 
         Raises:
             UsageError: If the upload is not pending any more, or its parts are more than announced.
+            QuotaError: If the project has no room for it any more.
             StorageError: If it cannot be written.
         """
         incoming.finish()
+        incoming.sync_name()
         row = UploadPartRow(
             id=part_id,
             upload_id=upload.row.id,
@@ -117,6 +119,9 @@ class Uploads:
                     f"data: the parts would have {size:,} bytes; {announced:,} were announced.",
                     do="Start a new upload, of the file's real size.",
                 )
+            project_id = upload.row.project_id
+            parts = arrived_bytes(session, project_id)
+            self._files.check_room(session, project_id, incoming.size, pending=parts)
             session.add(row)
             session.flush()
             session.expunge(row)
@@ -173,7 +178,7 @@ class Uploads:
                 row = _pending(session, upload.row.id)
                 row.status, row.file_id = "completed", file_id
 
-            file = self._files.add(new, incoming, along=end)
+            file = self._files.add(new, incoming, along=end, joined=True)
         self._drop_parts(list(known))
         return file
 

@@ -13,6 +13,8 @@ from rag.store.corpus import Store
 from rag.store.database import Database
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
+from rag.store.service_tables import StoreFileRow
+from rag.store.store_files import Entry, add_within
 from rag.store.tables import DEFAULT_PROJECT, StoreRow
 
 DAY_S = 86_400
@@ -52,12 +54,23 @@ class VectorStores:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def create(self, project_id: str, new: NewStore, maker: Maker) -> StoreRow:
-        """Make an empty store.
+    def create(
+        self, project_id: str, new: NewStore, maker: Maker, entries: Sequence[Entry] = ()
+    ) -> StoreRow:
+        """Make a store, with files in it that are to be ingested.
 
         On the command line a store of the default project has the title for its name, if that can
         be one and is free; any other has one with its id, so that no project can take a name that
         the command line is going to use.
+
+        Args:
+            project_id: Its owner.
+            new: What a client wants to have.
+            maker: What its vectors and chunks are made by.
+            entries: The files.
+
+        Raises:
+            UnknownFile: If a file has been deleted; there is no store then.
         """
         now = int(time.time())
         store_id = new_id("vs_")
@@ -85,6 +98,7 @@ class VectorStores:
             )
             session.add(row)
             session.flush()
+            add_within(session, store_id, entries)
             session.refresh(row)
             session.expunge(row)
         return row
@@ -155,12 +169,14 @@ class VectorStores:
             return delete_rows(session, store_id)
 
     def expired(self) -> list[str]:
-        """Return the ids of the stores whose time has passed."""
+        """Return the ids of the stores whose time has passed and that still hold files."""
         row = StoreRow
+        held = select(StoreFileRow.file_id).where(StoreFileRow.store_id == row.id)
         with self._db.read() as session:
             query = select(row.id).where(
                 row.expires_days.is_not(None),
                 row.last_active_at + row.expires_days * DAY_S <= int(time.time()),
+                held.exists(),
             )
             return list(session.scalars(query))
 
