@@ -259,7 +259,7 @@ class Chunker:
         return units
 
     def _short_headers(self, rows: Sequence[str], limit: int) -> dict[str, tuple[str, int]]:
-        """Return for each header row its first cells that take at most `limit` tokens, and these."""
+        """Return for each row its first cells that take at most `limit` tokens, and how many."""
         short: dict[str, tuple[str, int]] = {}
         for row, cost in zip(rows, self._costs(rows), strict=True):
             shown, price = row, cost

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ingest.clusters import Clusters
 from rag.sentences import sentence_spans, strip_span
@@ -24,7 +25,8 @@ def sentences(
 
     Args:
         text: The whole text.
-        start, end: The stretch.
+        start: First character of the stretch.
+        end: One past its last.
         headed: Whether its first line is a heading, which never runs into what follows.
         wrapped: Whether a sentence may go on in the next line; elsewhere parsing has joined what
             belongs together, and a line end is an end.
@@ -79,7 +81,7 @@ def smaller(text: str, start: int, end: int) -> list[tuple[int, int]]:
         cuts = [match.start() for match in re.compile("\t").finditer(text, start, end)]
     if cuts:
         edges = [start, *cuts, end]
-        spans = [strip_span(text, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        spans = [strip_span(text, a, b) for a, b in pairwise(edges)]
         return [(a, b) for a, b in spans if a < b]
     inner = start + 1 if text[start] == "|" else start
     spans = [(inner + a, inner + b) for a, b in sentence_spans(text[inner:end])]
@@ -93,7 +95,8 @@ def slices(
 
     Args:
         text: The whole text.
-        start, end: The stretch.
+        start: First character of the stretch.
+        end: One past its last.
         size: Characters, >= 1.
         clusters: What is never cut; a longer cluster becomes a slice of its own. None: anything
             may be cut.
@@ -113,8 +116,8 @@ def slices(
         start = stop
     if clusters is None:
         return found
-    whole_ones = clusters.whole(found)
-    return [(max(begin, first), stop) for begin, stop in whole_ones if max(begin, first) < stop]
+    inside = [(max(begin, first), min(stop, end)) for begin, stop in clusters.whole(found)]
+    return [(begin, stop) for begin, stop in inside if begin < stop]
 
 
 def _good_cut(text: str, start: int, stop: int) -> int:
