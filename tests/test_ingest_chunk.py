@@ -4,15 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import regex
+from chunk_checks import check_passages, packaged_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.chunk import Chunker
 from ingest.from_text import markdown_document
-from ingest.repeats import repeated_paragraphs
-from rag.embed.packaged import packaged_model
-from rag.embed.tokens import TokenizerTokens
 from rag.protocols import Tokens
 from rag.schema import Document, FloatArray, Passage, Span
 
@@ -32,8 +29,7 @@ class FakeTokens:
 
 
 TOKENS = FakeTokens()
-PACKAGED = packaged_model()
-REAL = TokenizerTokens(PACKAGED.folder / "tokenizer.json", PACKAGED.max_tokens)
+REAL = packaged_tokens()
 MAX = 30
 CHUNKER = Chunker(TOKENS, MAX, 8)
 
@@ -46,36 +42,10 @@ def checked(
     document: Document, chunker: Chunker = CHUNKER, tokens: Tokens = TOKENS
 ) -> list[Passage]:
     """Split, and check what must hold for every document."""
-    text = document.text
-    passages = chunker.split(document)
-    clusters = {0, len(text)}
-    clusters.update(match.end() for match in regex.finditer(r"\X", text))
-    covered = bytearray(len(text))
-    previous = -1
-    counts = tokens.count([passage.indexed_text for passage in passages])
-    for passage, count in zip(passages, counts, strict=True):
-        assert passage.text == text[passage.start : passage.end]
-        assert not passage.text[-1].isspace() or passage.end - 1 not in clusters
-        assert not passage.text[0].isspace() or passage.start + 1 not in clusters
-        assert previous < passage.start < passage.end <= len(text)
-        assert count <= tokens.max_tokens - 2
-        cut = {passage.start, passage.end} - clusters
-        assert not cut or longest_cluster(text) > 4 * MAX
-        previous = passage.start
-        covered[passage.start : passage.end] = b"\1" * len(passage.text)
-        if tokens is TOKENS:
-            assert len(passage.text) <= 8 * MAX * 2
-    for start, end in repeated_paragraphs(document):
-        copy = " ".join(text[start:end].split())
-        assert copy in " ".join(text[:start].split())
-        covered[start:end] = b"\1" * (end - start)
-    assert all(covered[index] or char.isspace() for index, char in enumerate(text))
-    assert passages == chunker.split(document)
+    passages = check_passages(document, chunker, tokens, longest_cluster=4 * MAX)
+    if tokens is TOKENS:
+        assert all(len(passage.text) <= 8 * MAX * 2 for passage in passages)
     return passages
-
-
-def longest_cluster(text: str) -> int:
-    return max((len(match.group()) for match in regex.finditer(r"\X", text)), default=0)
 
 
 def sentences(count: int, words: int = 9, first: int = 0) -> str:
