@@ -101,6 +101,7 @@ async def answer(service: Service, asked: Asked) -> AsyncIterator[Sources | Answ
         page_of,
         service.settings.max_question_chars,
         service.rag.condense,
+        service.rag.expand,
     )
     question = Question(asked.question, asked.wanted.top_k, asked.history, asked.options)
     async for piece in _traced(service, _pieces(service, lambda: chain.stream_answer(question))):

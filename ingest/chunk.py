@@ -1,33 +1,33 @@
 """Document -> Passages: pieces small enough for the embedder, with exact places in the text.
 
 A passage is cut at sections first, then at paragraphs, lines and sentences, and only inside a
-sentence when nothing else is left. Table rows stay whole. It counts tokens through the `Tokens`
-protocol; it loads no model and embeds nothing.
+sentence when nothing else is left. Table rows stay whole; one that is longer than a passage is cut
+at its cells. Later copies of a repeated paragraph are left out. It counts tokens through the
+`Tokens` protocol; it loads no model and embeds nothing.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ingest.clusters import Clusters
+from ingest.cutting import headers, sentences, shortened_row, slices, smaller
+from ingest.repeats import repeated_paragraphs
 from rag.protocols import Tokens
 from rag.schema import Document, Passage
-from rag.sentences import sentence_spans, strip_span
+from rag.sentences import strip_span
 
-_VERSION = 1
+_VERSION = 2
 _CHARS_PER_TOKEN = 8
 """A token counts for at least an eighth of its characters, so that one unknown word of a
 million characters is not one token."""
 
 _SPECIAL = 4
+_SURE = 0.9  # of what the embedder reads: sums of tokens below it need no second count
 _WRAPPED = frozenset({"text/plain", "text/markdown"})
 _MAX_CONTEXT_CHARS = 240
-_MAX_HEADER_CHARS = 300
-_CUT_AFTER = re.compile(r"[\s，、；：。！？,;:.!?)）】\]}>/\\|_-]")
-_RULE = re.compile(r"\|(?:\s*:?-+:?\s*\|)+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,17 @@ class Chunker:
             document: With spans in order, as parsing gives them.
 
         Returns:
-            Passages by start. Each non-space character lies in at least one; `text` is exactly
-            `document.text[start:end]` and has no white space at its ends.
+            Passages by start. Each non-space character lies in at least one, but for later copies
+            of a paragraph (ingest.repeats); `text` is exactly `document.text[start:end]` and has
+            no white space at its ends, but for a space that a cluster holds. No grapheme cluster
+            is cut that the embedder can read whole.
         """
         text = document.text
-        regions = self._regions(document)
+        clusters = Clusters(text)
+        regions = self._regions(document, clusters)
         labels = [_context(document.title, region.label) for region in regions]
         contexts, budgets = self._budgets(labels)
+        repeats = repeated_paragraphs(document)
         page_starts = [span.start for span in document.pages]
         found: list[Passage] = []
 
@@ -111,22 +115,77 @@ class Chunker:
             page = _page_number(document.pages[max(at, 0)].label) if page_starts else None
             found.append(Passage(start, end, text[start:end], context, page))
 
+        wrapped = document.media_type in _WRAPPED
         for region, context, budget in zip(regions, contexts, budgets, strict=True):
-            if region.cost <= budget:
-                add(region.start, region.end, context)
+            start, end = region.start, region.end
+            first = bisect_right(repeats, (start, -1))
+            if region.cost <= budget and (first == len(repeats) or repeats[first][0] >= end):
+                add(start, end, context)
                 continue
-            wrapped = document.media_type in _WRAPPED
-            units = self._units(text, _sentences(text, region, wrapped), budget)
-            for first, last in self._pack(text, units, budget):
-                header = units[first].header
-                add(
-                    units[first].start,
-                    units[last].end,
-                    f"{context}\n{header}".strip("\n") if header else context,
-                )
+            spans = sentences(text, start, end, headed=bool(region.label), wrapped=wrapped)
+            spans = [span for span in clusters.whole(spans) if span[0] < span[1]]
+            for run in _without(spans, repeats):
+                for begin, stop, whole_context in self._run(text, run, context, budget, clusters):
+                    add(begin, stop, whole_context)
         return found
 
-    def _regions(self, document: Document) -> list[_Region]:
+    def _run(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        context: str,
+        budget: int,
+        clusters: Clusters,
+    ) -> Iterator[tuple[int, int, str]]:
+        """Yield (start, end, context) of the passages of sentences that follow each other."""
+        units = self._units(text, spans, budget, clusters)
+        for first, last in self._pack(text, units, budget):
+            header = units[first].header
+            beside = f"{context}\n{header}".strip("\n") if header else context
+            start, end = units[first].start, units[last].end
+            cost = sum(unit.cost for unit in units[first : last + 1])
+            room = self._tokens.max_tokens - _SPECIAL
+            sure = (cost + units[first].header_cost) < _SURE * min(budget, room)
+            if sure and all(unit.whole for unit in units[first : last + 1]):
+                yield start, end, beside
+                continue
+            edges = [unit.end for unit in units[first:last]]
+            for begin, stop in self._within(text, start, end, edges, beside, clusters):
+                yield begin, stop, beside
+
+    def _within(
+        self,
+        text: str,
+        start: int,
+        end: int,
+        edges: Sequence[int],
+        context: str,
+        clusters: Clusters,
+    ) -> list[tuple[int, int]]:
+        """Halve a stretch until the embedder reads each part whole, at `edges` where it can."""
+        room = self._tokens.max_tokens - _SPECIAL
+        fitting: list[tuple[int, int]] = []
+        todo = [(start, end)]
+        while todo:
+            begin, stop = todo.pop()
+            indexed = f"{context}\n{text[begin:stop]}" if context else text[begin:stop]
+            if self._tokens.count([indexed])[0] <= room or stop - begin == 1:
+                fitting.append((begin, stop))
+                continue
+            inside = [edge for edge in edges if begin < edge < stop]
+            if inside:
+                cut = inside[len(inside) // 2]
+                halves = [strip_span(text, begin, cut), strip_span(text, cut, stop)]
+                halves = [half for half in clusters.whole(halves) if half[0] < half[1]]
+            else:
+                size = max(1, (stop - begin + 1) // 2)
+                halves = slices(text, begin, stop, size, clusters)
+                if halves == [(begin, stop)]:
+                    halves = slices(text, begin, stop, size, None)
+            todo += reversed(halves)
+        return fitting
+
+    def _regions(self, document: Document, clusters: Clusters) -> list[_Region]:
         """Cut at sections; a bare heading joins what follows, other small ones where they fit."""
         text = document.text
         bounds: list[tuple[int, int, str]] = []
@@ -136,8 +195,14 @@ class Chunker:
             bounds.append((span.start, span.end, span.label))
             position = span.end
         bounds.append((position, len(text), ""))
-        stripped = [(*strip_span(text, start, end), label) for start, end, label in bounds]
-        kept = [(start, end, label) for start, end, label in stripped if start < end]
+        stripped = [strip_span(text, start, end) for start, end, _ in bounds]
+        visible = [index for index, (start, end) in enumerate(stripped) if start < end]
+        spans = clusters.whole([stripped[index] for index in visible])
+        kept = [
+            (start, end, bounds[index][2])
+            for index, (start, end) in zip(visible, spans, strict=True)
+            if start < end
+        ]
         costs = self._costs([text[start:end] for start, end, _ in kept])
         joined: list[_Region] = []
         for (start, end, label), cost in zip(kept, costs, strict=True):
@@ -178,39 +243,70 @@ class Chunker:
             for text in texts
         ]
 
-    def _units(self, text: str, spans: Sequence[tuple[int, int]], budget: int) -> list[_Unit]:
+    def _units(
+        self, text: str, spans: Sequence[tuple[int, int]], budget: int, clusters: Clusters
+    ) -> list[_Unit]:
         """Price sentences and rows, and cut monsters in pieces."""
-        headers = _headers(text, spans)
-        distinct = list(dict.fromkeys(header for header in headers if header))
-        prices = dict(zip(distinct, self._costs(distinct), strict=True)) | {"": 0}
+        rows = headers(text, spans)
+        short = self._short_headers(list(dict.fromkeys(filter(None, rows))), budget // 2)
         costs = self._costs([text[start:end] for start, end in spans])
         units: list[_Unit] = []
-        for (start, end), cost, header in zip(spans, costs, headers, strict=True):
-            price = min(prices[header], budget // 2)
+        for (start, end), cost, row in zip(spans, costs, rows, strict=True):
+            header, price = short.get(row, ("", 0))
             unit = _Unit(start, end, cost, header, price)
             fits = cost + price <= budget
-            units += [unit] if fits else self._pieces(text, unit, budget - price)
+            units += [unit] if fits else self._pieces(text, unit, budget - price, clusters)
         return units
 
-    def _pieces(self, text: str, monster: _Unit, limit: int) -> list[_Unit]:
-        """Cut a sentence that is too long, at punctuation or spaces where there are any."""
+    def _short_headers(self, rows: Sequence[str], limit: int) -> dict[str, tuple[str, int]]:
+        """Return for each row its first cells that take at most `limit` tokens, and how many."""
+        short: dict[str, tuple[str, int]] = {}
+        for row, cost in zip(rows, self._costs(rows), strict=True):
+            shown, price = row, cost
+            while shown and price > limit:
+                shown = shortened_row(shown, len(shown) * 2 // 3)
+                price = self._costs([shown])[0] if shown else 0
+            short[row] = shown, price
+        return short
+
+    def _pieces(self, text: str, monster: _Unit, limit: int, clusters: Clusters) -> list[_Unit]:
+        """Cut a row or sentence that is too long: at cells, at sentences, then at punctuation."""
         done: list[_Unit] = []
         todo = [(monster.start, monster.end, monster.cost)]
+        for depth in range(2):  # a row into cells, a cell into sentences
+            todo = self._priced(
+                text,
+                [
+                    span
+                    for begin, stop, price in todo
+                    for span in (
+                        [(begin, stop)] if depth and price <= limit else smaller(text, begin, stop)
+                    )
+                ],
+                clusters,
+            )
         while todo:
-            level = todo
-            todo = []
             cut: list[tuple[int, int]] = []
-            for begin, stop, price in level:
-                size = max(1, int((stop - begin) * limit * 0.9 / price))
-                cut += _slices(text, begin, stop, size)
-            prices = self._costs([text[begin:stop] for begin, stop in cut])
-            for (begin, stop), price in zip(cut, prices, strict=True):
+            for begin, stop, price in todo:
                 if price <= limit or stop - begin == 1:
                     piece = replace(monster, start=begin, end=stop, cost=price, whole=False)
                     done.append(piece)
-                else:
-                    todo.append((begin, stop, price))
+                    continue
+                size = max(1, int((stop - begin) * limit * 0.9 / price))
+                parts = slices(text, begin, stop, size, clusters)
+                if parts == [(begin, stop)]:  # one cluster that is too long
+                    parts = slices(text, begin, stop, size, None)
+                cut += parts
+            prices = self._costs([text[begin:stop] for begin, stop in cut])
+            todo = [(*span, price) for span, price in zip(cut, prices, strict=True)]
         return sorted(done, key=lambda unit: unit.start)
+
+    def _priced(
+        self, text: str, spans: Sequence[tuple[int, int]], clusters: Clusters
+    ) -> list[tuple[int, int, int]]:
+        whole = [span for span in clusters.whole(spans) if span[0] < span[1]]
+        costs = self._costs([text[begin:stop] for begin, stop in whole])
+        return [(*span, cost) for span, cost in zip(whole, costs, strict=True)]
 
     def _pack(self, text: str, units: Sequence[_Unit], budget: int) -> list[tuple[int, int]]:
         """Choose (first, last) unit of each passage: full ones, cut where the text breaks best."""
@@ -274,68 +370,21 @@ class Chunker:
         return following
 
 
-def _sentences(text: str, region: _Region, wrapped: bool) -> list[tuple[int, int]]:
-    """Return the sentences of a region; its heading line never runs into what follows.
-
-    Where lines are `wrapped` a sentence may go on in the next one; elsewhere parsing has joined
-    what belongs together, and a line end is an end.
-    """
-    lines: list[tuple[int, int]] = []
-    start = region.start
-    while start < region.end:
-        line_end = text.find("\n", start, region.end)
-        stop = region.end if line_end < 0 or (wrapped and (lines or not region.label)) else line_end
-        lines.append((start, stop))
-        start = stop + 1
-    spans: list[tuple[int, int]] = []
-    for begin, stop in lines:
-        spans += [(begin + a, begin + b) for a, b in sentence_spans(text[begin:stop])]
-    return spans
-
-
-def _headers(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
-    """Return for each span the header row of the Markdown table whose body it belongs to."""
-    headers: list[str] = []
-    header = ""
-    for index, (start, end) in enumerate(spans):
-        if text[start] != "|":
-            header = ""
-        elif index and _RULE.match(text[start:end]) and text[spans[index - 1][0]] == "|":
-            headers.append("")
-            before = spans[index - 1]
-            header = text[before[0] : before[1]][:_MAX_HEADER_CHARS]
-            continue
-        headers.append(header)
-    return headers
-
-
-def _slices(text: str, start: int, end: int, size: int) -> list[tuple[int, int]]:
-    """Cut text[start:end] into stretches of at most `size` characters, stripped, none empty."""
-    slices: list[tuple[int, int]] = []
-    while start < end:
-        stop = min(start + size, end)
-        if stop < end:
-            stop = _good_cut(text, start, stop)
-        begin, tail = strip_span(text, start, stop)
-        if begin < tail:
-            slices.append((begin, tail))
-        start = stop
-    return slices
-
-
-def _good_cut(text: str, start: int, stop: int) -> int:
-    """Move a cut back to after punctuation or a space in the last quarter, else off marks."""
-    for position in range(stop, stop - max(1, (stop - start) // 4), -1):
-        if _CUT_AFTER.match(text[position - 1]):
-            return position
-    position = stop
-    while position > start + 1 and _belongs_to_previous(text[position]):
-        position -= 1
-    return position if position > start + 1 else stop
-
-
-def _belongs_to_previous(char: str) -> bool:
-    return unicodedata.combining(char) != 0 or char in "\u200d\ufe0e\ufe0f\u3099\u309a"
+def _without(
+    spans: Sequence[tuple[int, int]], repeats: Sequence[tuple[int, int]]
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the runs of spans that lie between the repeated stretches."""
+    run: list[tuple[int, int]] = []
+    for span in spans:
+        at = bisect_right(repeats, (span[0], 1 << 62)) - 1
+        if at >= 0 and repeats[at][0] <= span[0] < repeats[at][1]:
+            if run:
+                yield run
+            run = []
+        else:
+            run.append(span)
+    if run:
+        yield run
 
 
 def _context(title: str, label: str) -> str:

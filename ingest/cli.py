@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 StoreOption = Annotated[
     str | None, typer.Option("--store", "-s", help="Store to use; else the setting `store`.")
 ]
+_MOST_PAIRS = 20  # near duplicates that are printed
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -149,6 +151,7 @@ def report_json(store: str, report: IngestReport) -> dict[str, object]:
         "lost": report.lost,
         "chunks": report.chunks,
         "warnings": [{"file": file, "message": text} for file, text in report.warnings],
+        "near_duplicates": [asdict(pair) for pair in report.near_duplicates],
         "seconds": round(report.seconds, 3),
     }
 
@@ -163,6 +166,10 @@ def _print_report(store: str, report: IngestReport) -> None:
     )
     for file, text in report.warnings:
         say(f"Note: {file}: {text}")
+    for pair in report.near_duplicates[:_MOST_PAIRS]:
+        say(f"Note: {pair.file} says nearly the same as {pair.other} ({pair.similarity:.0%}).")
+    if len(report.near_duplicates) > _MOST_PAIRS:
+        say(f"Note: so do {len(report.near_duplicates) - _MOST_PAIRS:,} others; --json lists them.")
     for folder, documents in report.lost.items():
         say(
             f"Note: {folder} is gone; what came from it ({count(documents, 'document')}) is kept "

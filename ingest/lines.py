@@ -61,7 +61,7 @@ def mend_page(lines: Sequence[str]) -> str:
         The page; between two Han characters nothing is put in, between words a space.
     """
     lines = [_unspaced(part) for line in lines for part in re.findall("[^\x02]+\x02?|\x02", line)]
-    widths = sorted(_width(line) for line in lines)
+    widths = sorted(columns(line) for line in lines)
     full = widths[int(len(widths) * 0.9)] if widths else 0
     whole = "\n".join(lines)
     prose = sum(_is_prose(line) for line in lines) * 5 >= len(lines) * 3
@@ -95,7 +95,7 @@ def join_pages(pages: Sequence[str]) -> tuple[str, tuple[Span, ...]]:
         if last:
             gap = "\n\n"
             tail, head = last.rsplit("\n", 1)[-1], page.split("\n", 1)[0]
-            if _goes_on(tail, head, min(_width(tail), 60)):
+            if _goes_on(tail, head, min(columns(tail), 60)):
                 gap = "" if _join(tail, head) == tail + head else " "
             parts.append(gap)
             length += len(gap)
@@ -138,7 +138,7 @@ def title_line(line: str) -> str:
     """
     line = line.strip()
     words = re.sub(r"[(（](?:19|20)\d\d\s*年?版?[)）]|\s", "", line)
-    plausible = len(words) >= 4 and _width(line) <= 80 and not re.search(r"[\d:：@=|_]", words)
+    plausible = len(words) >= 4 and columns(line) <= 80 and not re.search(r"[\d:：@=|_]", words)
     return line if plausible and not line.endswith((*_ENDS, ",", "，", "、")) else ""
 
 
@@ -185,7 +185,7 @@ def numbered_heading(line: str, following: str) -> int:
     match = _NUMBER.match(line)
     title = line[match.end() :].strip() if match is not None else ""
     ended = line.endswith(_ENDS) and not (title.isupper() and line.endswith("."))
-    if match is None or _width(line) > _MAX_HEADING or ended or not following:
+    if match is None or columns(line) > _MAX_HEADING or ended or not following:
         return 0
     if match["chapter"] or match["word"]:
         return 1
@@ -220,7 +220,7 @@ def _goes_on(line: str, following: str, full: int, prose_page: bool = False) -> 
         return True
     if _ITEM.match(following):
         return False
-    width = _width(line)
+    width = columns(line)
     if line.endswith(_ENDS):
         return width >= 0.95 * full and full >= 30 and not _HAN_CHAR.search(line[-8:])
     if len(_HAN_CHAR.findall(line)) * 4 >= len(line):
@@ -273,7 +273,7 @@ def _unspaced(line: str) -> str:
     return line
 
 
-def _width(line: str) -> int:
+def columns(line: str) -> int:
     """Columns a line takes: ideographs and full-width forms count two."""
     return len(line) + len(_WIDE.findall(line))
 

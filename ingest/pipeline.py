@@ -20,6 +20,7 @@ from typing import Protocol
 from ingest.chunk import Chunker
 from ingest.discover import FoundFile, discover, read_bytes
 from ingest.fence import ParserPool
+from ingest.similar import NearDuplicate, SimilarFiles
 from rag.errors import DocumentRejected
 from rag.protocols import Embedder
 from rag.schema import Document, Passage
@@ -59,6 +60,7 @@ class IngestReport:
         chunks: Chunks written.
         warnings: (file, sentence) pairs worth telling.
         seconds: Wall clock.
+        near_duplicates: Files of this run that say nearly the same as an earlier one of it.
     """
 
     outcomes: dict[str, Outcome]
@@ -69,6 +71,7 @@ class IngestReport:
     chunks: int
     warnings: tuple[tuple[str, str], ...]
     seconds: float
+    near_duplicates: tuple[NearDuplicate, ...] = ()
 
     def count(self, outcome: Outcome) -> int:
         """Return how many files had this outcome."""
@@ -158,6 +161,7 @@ class Ingestion:
         ]
         warnings: list[tuple[str, str]] = []
         waiting: list[_Parsed] = []
+        similar = SimilarFiles()
         chunks = 0
         for done, found in enumerate(discovery.files):
             name, sha256 = known.get(storable_path(found.path), (found.name, None))
@@ -170,6 +174,7 @@ class Ingestion:
             if parsed is None:
                 outcomes[name] = "unchanged"
                 continue
+            similar.add(found.name, parsed.document.text)
             warnings += [(found.name, text) for text in parsed.document.warnings]
             waiting.append(parsed)
             if sum(len(item.passages) for item in waiting) >= self._commit_chunks:
@@ -191,6 +196,7 @@ class Ingestion:
             chunks=chunks,
             warnings=tuple(warnings),
             seconds=time.perf_counter() - begin,
+            near_duplicates=tuple(similar.found),
         )
 
     def _parse(self, found: FoundFile, known_sha256: str | None) -> _Parsed | None:

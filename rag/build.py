@@ -252,6 +252,28 @@ class Rag:
             lambda messages: self.talker.say(messages).text, question, history
         ).text
 
+    def expand(self, hits: Sequence[Hit]) -> Sequence[Hit]:
+        """Return passages widened by context_expansion tokens of their sections.
+
+        All together they take at most half of prompt_tokens, unless the passages alone do.
+
+        Raises:
+            StorageError: If the database cannot be read.
+        """
+        settings = self.settings
+        if not settings.context_expansion or not hits:
+            return hits
+        from rag.expand import expand_hits
+        from rag.store.surroundings import Surroundings
+
+        return expand_hits(
+            hits,
+            around=Surroundings(self.db).around,
+            count_tokens=self.tokens.count,
+            tokens=settings.context_expansion,
+            budget=settings.prompt_tokens // 2,
+        )
+
     @once
     def _generator(self) -> _Generator:
         settings = self.settings
@@ -447,6 +469,7 @@ class OpenStore:
             page_of=lambda cited: self.store.page_of(cited.file, cited.start),
             max_question_chars=self._rag.settings.max_question_chars,
             condense=self._rag.condense,
+            expand=self._rag.expand,
         )
 
 

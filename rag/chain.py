@@ -65,6 +65,7 @@ class Chain:
         page_of: Tells the page on which a quote starts: a chunk may run over several pages.
         max_question_chars: Longer questions are refused.
         condense: Makes a question that stands alone from one and the conversation before it.
+        expand: Widens passages for the answerer (rag.expand); what was found stays as it was.
     """
 
     search: Callable[[str, int], list[Hit]]
@@ -72,6 +73,7 @@ class Chain:
     page_of: Callable[[Citation], int | None]
     max_question_chars: int
     condense: Callable[[str, Sequence[Message]], str] = condense
+    expand: Callable[[Sequence[Hit]], Sequence[Hit]] = tuple
 
     def runnable(self) -> Runnable[Question, Answer]:
         """Return the steps composed.
@@ -94,10 +96,10 @@ class Chain:
         found = self._retrieve(self._check(question))
         yield found
         asked = found.question
-        spent = 0.0
-        pieces: Any = self.answerer.stream(
-            asked.text, found.hits, asked.history, options=asked.options
-        )
+        begin = time.perf_counter()
+        hits = self.expand(found.hits)
+        spent = time.perf_counter() - begin
+        pieces: Any = self.answerer.stream(asked.text, hits, asked.history, options=asked.options)
         with closing(pieces):
             while True:
                 begin = time.perf_counter()
@@ -123,7 +125,8 @@ class Chain:
     def _answer(self, found: Retrieved) -> Answer:
         begin = time.perf_counter()
         asked = found.question
-        made = self.answerer.answer(asked.text, found.hits, asked.history, options=asked.options)
+        hits = self.expand(found.hits)
+        made = self.answerer.answer(asked.text, hits, asked.history, options=asked.options)
         return self._ended(made, found, time.perf_counter() - begin)
 
     def _ended(self, made: Answer, found: Retrieved, seconds: float) -> Answer:

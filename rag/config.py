@@ -102,6 +102,11 @@ class Settings(BaseSettings):
     top_k: Annotated[int, Field(ge=1, le=100)] = Field(
         8, description="Passages handed to the answerer."
     )
+    context_expansion: Annotated[int, Field(ge=0, le=4096)] = Field(
+        0,
+        description="Tokens of the section around each passage that the answerer reads, too, at "
+        "most; 0: none.",
+    )
     candidates: Annotated[int, Field(ge=1, le=10_000)] = Field(
         100, description="Passages each side of the hybrid search contributes."
     )

@@ -6,6 +6,9 @@ import csv
 import re
 from pathlib import Path
 
+from chunk_checks import check_passages, packaged_tokens
+
+from ingest.chunk import Chunker
 from ingest.fence import ParserPool
 from rag.errors import DocumentRejected
 
@@ -28,6 +31,8 @@ def fold(text: str) -> str:
 
 def test_real_documents_come_out_as_their_manifest_says(shared_docs: Path) -> None:
     wrong = []
+    tokens = packaged_tokens()
+    chunker = Chunker(tokens, 220, 40)
     with (
         (shared_docs / "manifest.csv").open(encoding="utf-8", newline="") as manifest,
         ParserPool(timeout_s=30, memory_mib=1024) as pool,
@@ -36,6 +41,9 @@ def test_real_documents_come_out_as_their_manifest_says(shared_docs: Path) -> No
         for row in rows:
             try:
                 document = pool.parse((shared_docs / row["file"]).read_bytes(), row["file"])
+                check_passages(document, chunker, tokens, longest_cluster=100)
+                for span in (*document.pages, *document.sections):
+                    assert 0 <= span.start < span.end <= len(document.text)
                 outcome = "parse" if fold(row["phrase"]) in fold(document.text) else "other"
                 if row["expected"] == "garbled" and document.warnings:
                     outcome = "warned"
