@@ -13,7 +13,7 @@ from rag.errors import UnknownStore, UsageError
 from rag.store.corpus import Store
 from rag.store.database import Database
 from rag.store.ids import new_id
-from rag.store.service_tables import FileBatchRow, FileRow, ProjectRow, StoreFileRow
+from rag.store.service_tables import BatchFileRow, FileBatchRow, FileRow, ProjectRow, StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 SHADOW_PREFIX = "~"
@@ -164,6 +164,8 @@ def delete_rows(session: Session, store_id: str) -> int:
     )
     only_here = select(StoreFileRow.file_id).where(StoreFileRow.store_id == store_id)
     session.execute(delete(FileRow).where(FileRow.id.in_(only_here), ~FileRow.kept))
+    batches = select(FileBatchRow.id).where(FileBatchRow.store_id == store_id)
+    session.execute(delete(BatchFileRow).where(BatchFileRow.batch_id.in_(batches)))
     for table in (ChangeRow, ChunkRow, DocumentRow, StoreFileRow, FileBatchRow):
         session.execute(delete(table).where(table.store_id == store_id))
     session.execute(delete(StoreRow).where(StoreRow.id == store_id))

@@ -88,6 +88,7 @@ class StoreFileRow(Base):
     chunk_overlap: Mapped[int | None]
     usage_bytes: Mapped[int] = mapped_column(BigInteger)
     batch_id: Mapped[str | None] = mapped_column(String(40))
+    """The batch that put it in last, if one did; all of them are in batch_files."""
     created_at: Mapped[int] = mapped_column(BigInteger)
     worker: Mapped[str | None] = mapped_column(String(40))
     """Who is ingesting it."""
@@ -104,6 +105,17 @@ class FileBatchRow(Base):
     store_id: Mapped[str] = mapped_column(ForeignKey("stores.id", ondelete="CASCADE"))
     created_at: Mapped[int] = mapped_column(BigInteger)
     cancelled: Mapped[bool] = mapped_column(Boolean)
+
+
+class BatchFileRow(Base):
+    """A file of a batch; it may be in several."""
+
+    __tablename__ = "batch_files"
+
+    batch_id: Mapped[str] = mapped_column(
+        ForeignKey("file_batches.id", ondelete="CASCADE"), primary_key=True
+    )
+    file_id: Mapped[str] = mapped_column(String(40), primary_key=True)
 
 
 class UploadRow(Base):

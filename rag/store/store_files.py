@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Update, func, or_, select, update
+from sqlalchemy import Select, Update, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,7 +21,7 @@ from rag.schema import IntArray
 from rag.store.database import Database
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
-from rag.store.service_tables import FileBatchRow, FileRow, StoreFileRow
+from rag.store.service_tables import BatchFileRow, FileBatchRow, FileRow, StoreFileRow
 from rag.store.tables import ChunkRow, DocumentRow
 
 Status: TypeAlias = Literal["in_progress", "completed", "failed", "cancelled"]
@@ -96,7 +96,7 @@ class StoreFiles:
         """
         known = select(StoreFileRow).where(StoreFileRow.store_id == store_id)
         if batch_id is not None:
-            known = known.where(StoreFileRow.batch_id == batch_id)
+            known = known.where(StoreFileRow.file_id.in_(_files_of(batch_id)))
         query = known if status is None else known.where(StoreFileRow.status == status)
         with self._db.read() as session:
             age = (StoreFileRow.created_at, StoreFileRow.file_id)
@@ -204,7 +204,7 @@ class StoreFiles:
                 return None
             query = (
                 select(row.status, func.count())
-                .where(row.batch_id == batch_id)
+                .where(row.store_id == store_id, row.file_id.in_(_files_of(batch_id)))
                 .group_by(row.status)
             )
             counts = Counts(**dict(session.execute(query).all()))
@@ -212,15 +212,26 @@ class StoreFiles:
             return batch, counts
 
     def cancel_batch(self, batch_id: str) -> None:
-        """Give up the files of a batch that are not completed."""
+        """Give up the files of a batch that are not completed, and that no other batch wants."""
         row = StoreFileRow
+        wanted = (
+            select(BatchFileRow.file_id)
+            .join(FileBatchRow, FileBatchRow.id == BatchFileRow.batch_id)
+            .where(FileBatchRow.store_id == row.store_id, FileBatchRow.cancelled.is_(False))
+        )
+        home = select(FileBatchRow.store_id).where(FileBatchRow.id == batch_id).scalar_subquery()
         with self._db.write() as session:
             session.execute(
                 update(FileBatchRow).where(FileBatchRow.id == batch_id).values(cancelled=True)
             )
             session.execute(
                 update(row)
-                .where(row.batch_id == batch_id, row.status == "in_progress")
+                .where(
+                    row.store_id == home,
+                    row.status == "in_progress",
+                    row.file_id.in_(_files_of(batch_id)),
+                    row.file_id.not_in(wanted.correlate(row)),
+                )
                 .values(status="cancelled", worker=None)
             )
 
@@ -325,13 +336,19 @@ def _add_rows(session: Session, store_id: str, entries: Sequence[Entry], batch_i
             _check_chunks(row, entry)
         if entry.attributes is not None:
             row.attributes = dict(entry.attributes)
-        row.batch_id = batch_id or row.batch_id
+        if batch_id:
+            row.batch_id = batch_id
+            session.merge(BatchFileRow(batch_id=batch_id, file_id=entry.file_id))
         if row.status not in ("in_progress", "completed"):
             row.status = "in_progress"
             row.error_code = row.error_message = None
             row.worker, row.worker_until = None, 0
             row.chunk_tokens = entry.chunk_tokens
             row.chunk_overlap = entry.chunk_overlap
+
+
+def _files_of(batch_id: str) -> Select[str]:
+    return select(BatchFileRow.file_id).where(BatchFileRow.batch_id == batch_id)
 
 
 def _update_claimed(claimed: StoreFileRow) -> Update:
