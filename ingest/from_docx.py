@@ -13,10 +13,12 @@ from typing import Any
 from xml.etree.ElementTree import ParseError, XMLParser
 
 from ingest.blocks import TextWriter, clip
+from ingest.packages import Package, check_package
 from rag.errors import DocumentRejected
 from rag.schema import Document
 
 _MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+_WORD = Package("Word document", "word/document.xml", ".docx", ".doc")
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _NOTES = ("word/footnotes.xml", "word/endnotes.xml")
 _MAX_NOTES = 32 << 20
@@ -27,14 +29,15 @@ def docx_document(data: bytes) -> Document:
     """Parse a Word file.
 
     Args:
-        data: The file, known to be a ZIP archive with a word/document.xml.
+        data: The file, known to begin like a ZIP archive or an OLE container.
 
     Returns:
         Headings as sections, tables as Markdown tables, foot- and endnotes at the end.
 
     Raises:
-        DocumentRejected: reason "damaged" when it cannot be read.
+        DocumentRejected: reason "damaged" when it cannot be read, "encrypted" or "unsupported".
     """
+    check_package(data, _WORD)
     import kreuzberg
 
     config = kreuzberg.ExtractionConfig(

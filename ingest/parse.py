@@ -6,20 +6,20 @@ ingest.fence for files of unknown origin, because the libraries below it are nat
 
 from __future__ import annotations
 
-import zipfile
-from io import BytesIO
+from dataclasses import dataclass, replace
+from importlib import import_module
 
-from ingest.discover import SUPPORTED, media_type, printable
+from ingest.discover import SUPPORTED, media_type
 from ingest.encoding import decode
+from ingest.packages import OLE
 from rag.errors import DocumentRejected
 from rag.schema import Document
 
-_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"%PDF-", "a PDF"),
     (b"PK\x03\x04", "a ZIP archive or Office document"),
     (b"PK\x05\x06", "an empty ZIP archive"),
-    (_OLE, "an old or encrypted Office document"),
+    (OLE, "an old or encrypted Office document"),
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF87a", "a GIF image"),
@@ -42,12 +42,32 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xca\xfe\xba\xbe", "a program (Mach-O or Java)"),
     (b"\xcf\xfa\xed\xfe", "a program (Mach-O)"),
 )
-_WHAT = {
-    "application/pdf": "a PDF",
-    SUPPORTED[".docx"]: "a Word document",
-    "text/html": "HTML",
-    "text/plain": "text",
-    "text/markdown": "text",
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How files of one media type are read.
+
+    Attributes:
+        what: The format in a sentence, with its article.
+        parser: "module:function", imported when the first such file comes. It takes the file's
+            bytes where `starts` says how they begin, else the decoded text.
+        starts: What the bytes may begin with; empty for text.
+        within: Bytes that may stand before that.
+    """
+
+    what: str
+    parser: str
+    starts: tuple[bytes, ...] = ()
+    within: int = 0
+
+
+_FORMATS: dict[str, _Format] = {
+    SUPPORTED[".txt"]: _Format("text", "ingest.from_text:text_document"),
+    SUPPORTED[".md"]: _Format("text", "ingest.from_text:markdown_document"),
+    SUPPORTED[".html"]: _Format("HTML", "ingest.from_html:html_document"),
+    SUPPORTED[".pdf"]: _Format("a PDF", "ingest.from_pdf:pdf_document", (b"%PDF-",), 1024),
+    SUPPORTED[".docx"]: _Format("a Word document", "ingest.from_docx:docx_document", (b"PK", OLE)),
 }
 
 
@@ -74,7 +94,7 @@ def parse(data: bytes, name: str) -> Document:
         )
     if not data:
         raise DocumentRejected("The file is empty (0 bytes).", reason="empty")
-    document = _parse_as(kind, data)
+    document = _parse_as(kind, _FORMATS[kind], data)
     if not document.text.strip():
         raise DocumentRejected("The file holds no text.", reason="empty")
     return document
@@ -94,92 +114,28 @@ def looks_like(data: bytes) -> str | None:
     return None
 
 
-def _parse_as(kind: str, data: bytes) -> Document:
-    if kind == "application/pdf":
-        if b"%PDF-" not in data[:1024]:
-            raise _other_content(kind, data)
-        from ingest.from_pdf import pdf_document
-
-        return pdf_document(data)
-    if kind == SUPPORTED[".docx"]:
-        _check_docx(kind, data)
-        from ingest.from_docx import docx_document
-
-        return docx_document(data)
+def _parse_as(kind: str, how: _Format, data: bytes) -> Document:
+    module, _, function = how.parser.partition(":")
+    if how.starts:
+        if not any(0 <= data.find(start, 0, how.within + len(start)) for start in how.starts):
+            raise _other_content(how, data)
+        document: Document = getattr(import_module(module), function)(data)
+        return document
     if looks_like(data) is not None:
-        raise _other_content(kind, data)
-    return _text_kinds(kind, data)
-
-
-def _text_kinds(kind: str, data: bytes) -> Document:
-    from dataclasses import replace
-
-    from ingest.from_text import markdown_document, text_document
-
+        raise _other_content(how, data)
     decoded = decode(data, html=kind == "text/html")
-    if kind == "text/html":
-        from ingest.from_html import html_document
-
-        document = html_document(decoded.text)
-    elif kind == "text/markdown":
-        document = markdown_document(decoded.text)
-    else:
-        document = text_document(decoded.text)
-    return replace(document, warnings=decoded.warnings) if decoded.warnings else document
+    document = getattr(import_module(module), function)(decoded.text)
+    return replace(document, warnings=(*decoded.warnings, *document.warnings))
 
 
-def _check_docx(kind: str, data: bytes) -> None:
-    """Refuse what is not a complete, unencrypted Word package before native code sees it."""
-    if data.startswith(_OLE):
-        if "EncryptedPackage".encode("utf-16-le") in data:
-            raise DocumentRejected(
-                "The Word document is encrypted and opens with a password only.",
-                reason="encrypted",
-                do="Remove the password and try again.",
-            )
-        raise DocumentRejected(
-            "Not a .docx: it is a Word document of the old .doc kind.",
-            reason="unsupported",
-            do="Save it as .docx.",
-        )
-    if not data.startswith(b"PK"):
-        raise _other_content(kind, data)
-    try:
-        with zipfile.ZipFile(BytesIO(data)) as archive:
-            entries = {entry.filename: entry for entry in archive.infolist()}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
-        raise DocumentRejected(
-            "The Word document is truncated or damaged: its ZIP directory cannot be read.",
-            reason="damaged",
-            do="Get the file again.",
-        ) from error
-    if any(entry.flag_bits & 1 for entry in entries.values()):
-        raise DocumentRejected("The Word document is an encrypted ZIP.", reason="encrypted")
-    if "word/document.xml" not in entries:
-        raise DocumentRejected(
-            "Not a Word document: the ZIP archive holds no word/document.xml"
-            f"{_inside(list(entries))}.",
-            reason="damaged" if "[Content_Types].xml" in entries else "unsupported",
-            do="Save it as .docx in a word processor.",
-        )
-
-
-def _inside(names: list[str]) -> str:
-    for prefix, what in (("xl/", "a workbook"), ("ppt/", "a presentation")):
-        if any(name.startswith(prefix) for name in names):
-            return f" (it is {what})"
-    return f" (it begins with {printable(names[0][:60])})" if names else " (it is empty)"
-
-
-def _other_content(kind: str, data: bytes) -> DocumentRejected:
+def _other_content(how: _Format, data: bytes) -> DocumentRejected:
     """Say what a file is whose content is not what its name says."""
     seen = looks_like(data)
     if seen is None and data[:256].lstrip().lower().startswith((b"<!doctype", b"<html")):
         seen = "an HTML page"
     found = f"starts like {seen}" if seen else f"starts with the bytes {data[:8].hex(' ')}"
-    textual = kind.startswith("text/")
     return DocumentRejected(
-        f"Not {_WHAT[kind]}: {found}.",
-        reason="not-text" if textual else "unsupported",
+        f"Not {how.what}: {found}.",
+        reason="unsupported" if how.starts else "not-text",
         do="Give the file the suffix of its real format.",
     )
