@@ -24,7 +24,7 @@ from ingest.worker import main
 from rag.errors import DocumentRejected
 from rag.schema import Document, Span
 
-def parse(data, name):
+def parse(data, name, allowance):
     order = data.decode()
     if order.startswith("sleep"):
         time.sleep(60)
@@ -38,7 +38,7 @@ def parse(data, name):
     elif order == "exit":
         os._exit(3)
     elif order == "deep":
-        return parse(data, name)
+        return parse(data, name, allowance)
     elif order == "print":
         print("garbage on standard output", flush=True)
         os.write(1, b"more of it" * 10_000)
