@@ -42,11 +42,11 @@ _REASONS = frozenset(
 )
 _NATIVE = frozenset({SUPPORTED[".pdf"], SUPPORTED[".docx"]})
 _CONTAINERS = frozenset(
-    SUPPORTED[suffix]
-    for suffix in (".zip", ".tar", ".gz", ".eml", ".msg", ".mht", ".epub")
+    SUPPORTED[suffix] for suffix in (".zip", ".tar", ".gz", ".eml", ".msg", ".mht", ".epub")
 )
 _PICTURES = frozenset({SUPPORTED[".png"], SUPPORTED[".jpg"], SUPPORTED[".tiff"]})
 _LEVELS = ("text", "native", "ocr")
+_OCR_MIB = 3072  # address space that reading pictures maps, beside what parsing may take
 _MIB = 1 << 20
 _MAX_SPANS = 1_000_000
 
@@ -179,10 +179,11 @@ class ParserPool:
 
     def _limits(self, level: int) -> list[str]:
         """Return the arguments of a worker: kind, MiB, processor seconds, characters."""
-        seconds = int(self._timeout) + 1
+        memory, seconds = self._memory, int(self._timeout) + 1
         if level == _LEVELS.index("ocr"):
+            memory += _OCR_MIB
             seconds = (int(self._ocr_timeout) + 1) * ocr_threads()
-        return [_LEVELS[level], str(self._memory), str(seconds), str(self._max_chars)]
+        return [_LEVELS[level], str(memory), str(seconds), str(self._max_chars)]
 
     def close(self) -> None:
         """Stop the workers; waits for files being parsed. The pool can be used again."""

@@ -25,7 +25,7 @@ from rag.errors import DocumentRejected
 from rag.schema import Document
 
 _BLOCK = 1 << 20
-_MAX_RATIO = 250
+_MAX_RATIO = 200
 _SMALL = 4 << 20  # bytes up to which the ratio does not matter
 _UTF8_NAME = 0x800
 _ENCRYPTED = 0x1
@@ -188,7 +188,9 @@ def _most(packed: int) -> int:
 class _Counted(io.RawIOBase):
     """A stream that counts what is read from it against an Allowance, skipped parts, too."""
 
-    def __init__(self, source: IO[bytes] | gzip.GzipFile, packed: int, allowance: Allowance):
+    def __init__(
+        self, source: IO[bytes] | gzip.GzipFile, packed: int, allowance: Allowance
+    ) -> None:
         self._source = source
         self._most = _most(packed)
         self._allowance = allowance
@@ -228,7 +230,6 @@ def _untar(source: IO[bytes] | _Counted, members: Members, allowance: Allowance)
     try:
         with tarfile.open(fileobj=source, mode="r|") as archive:
             while (entry := archive.next()) is not None:
-                archive.members.clear()  # it would remember them all
                 _add_tarred(archive, entry, members, allowance)
     except AllowanceSpent:
         raise

@@ -63,7 +63,9 @@ def _book(archive: zipfile.ZipFile, allowance: Allowance) -> Document:
     if _ENCRYPTION in names:
         _check_rights(_index(archive, _ENCRYPTION, allowance))
     container = _index(archive, _CONTAINER, allowance)
-    roots = [attributes.get("full-path", "") for tag, attributes in container.tags if tag == "rootfile"]
+    roots = [
+        attributes.get("full-path", "") for tag, attributes in container.tags if tag == "rootfile"
+    ]
     if not roots or roots[0] not in names:
         raise DocumentRejected("The EPUB names no package that it holds.", reason="damaged")
     package = _index(archive, roots[0], allowance)
@@ -104,7 +106,9 @@ def _book(archive: zipfile.ZipFile, allowance: Allowance) -> Document:
 
 def _check_rights(encryption: _Index) -> None:
     """Refuse a book whose chapters are encrypted."""
-    methods = [attrs.get("Algorithm", "") for tag, attrs in encryption.tags if tag == "EncryptionMethod"]
+    methods = [
+        attrs.get("Algorithm", "") for tag, attrs in encryption.tags if tag == "EncryptionMethod"
+    ]
     if any(method not in _FONTS for method in methods):
         raise DocumentRejected(
             "The EPUB is encrypted (digital rights management).", reason="encrypted"

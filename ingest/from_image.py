@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from io import BytesIO
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, simplefilter
 
 from ingest.allowance import Allowance
 from ingest.discover import SUPPORTED
@@ -45,11 +46,13 @@ def image_document(data: bytes, allowance: Allowance) -> Document:
         )
     pages: list[str] = []
     warnings = [f"The picture {WARNING}"]
-    for pixels in _frames(data):
-        if not allowance.ocr_page():
-            warnings.append(f"Only the first {len(pages)} pictures were read (setting ocr_pages).")
-            break
-        pages.append(page_text(reader.read(pixels)))
+    with catch_warnings():
+        simplefilter("ignore")  # of odd metadata; the size is checked here
+        for pixels in _frames(data):
+            if not allowance.ocr_page():
+                warnings.append(f"Only {len(pages)} pictures were read (setting ocr_pages).")
+                break
+            pages.append(page_text(reader.read(pixels)))
     text, spans = join_pages(pages)
     if not text:
         raise DocumentRejected("No text was found in the picture.", reason="empty")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
@@ -33,6 +32,7 @@ _MAX_PARTS = 2000
 _MAX_HEADER = 2000
 _WORD = re.compile(r"[^\W_\u2e80-\u9fff]+|[\u2e80-\u9fff]")
 _NEW_IN_HTML = 0.2
+_SHORTEST_LINE = 4
 _HEADER_LINE = re.compile(rb"\A(?:>?From [^\n]*\n)?[!-9;-~]{1,100}:[ \t\r\n]")
 
 
@@ -131,10 +131,20 @@ def _bodies(plains: Sequence[str], pages: Sequence[str]) -> list[Document]:
 
 
 def _says_more(page: str, text: str) -> bool:
-    """Whether a fifth of a page's words (Chinese: characters) are not in a text."""
-    words = Counter(_WORD.findall(page.lower()))
-    new = words - Counter(_WORD.findall(text.lower()))
-    return new.total() > _NEW_IN_HTML * words.total()
+    """Whether a page says what a text does not: a line of it, or a fifth of all its words.
+
+    Words are words, and characters in Chinese; a line is new when half of its words are.
+    """
+    known = set(_WORD.findall(text.lower()))
+    total = new = 0
+    for line in page.lower().split("\n"):
+        words = _WORD.findall(line)
+        unknown = sum(word not in known for word in words)
+        if len(words) >= _SHORTEST_LINE and unknown * 2 >= len(words):
+            return True
+        total += len(words)
+        new += unknown
+    return new > _NEW_IN_HTML * total
 
 
 def _take_apart(message: Message, letter: Letter) -> None:
@@ -149,7 +159,7 @@ def _take_apart(message: Message, letter: Letter) -> None:
             return
         kind = part.get_content_type()
         if kind == "message/rfc822" and part.is_multipart():
-            inner = cast(Message, cast(list[Message], part.get_payload())[0])
+            inner = cast(list[Message], part.get_payload())[0]
             name = one_line(_header(inner, "Subject"))[:80].replace("/", " ") or "message"
             letter.attachments.append((f"{name}.eml", inner.as_bytes()))
         elif part.is_multipart():
@@ -222,9 +232,10 @@ def _header(message: Message, name: str) -> str:
     value = message.get(name)
     if value is None:
         return ""
+    parts = [(value, None)] if isinstance(value, str) else decode_header(value)
     raw = "".join(
-        text if isinstance(text, str) else text.decode("ascii", "surrogateescape")
-        for text, _ in ([(value, None)] if isinstance(value, str) else value._chunks)  # type: ignore[attr-defined]
+        part if isinstance(part, str) else part.decode("ascii", "surrogateescape")
+        for part, _ in parts
     )
     return one_line(_words(raw[:_MAX_HEADER]))
 

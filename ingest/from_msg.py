@@ -102,9 +102,7 @@ def _letter(container: OleFileIO, path: list[str], depth: int) -> Letter:
     return letter
 
 
-def _attach(
-    container: OleFileIO, path: list[str], page: int, letter: Letter, depth: int
-) -> None:
+def _attach(container: OleFileIO, path: list[str], page: int, letter: Letter, depth: int) -> None:
     name = _string(container, path, _LONG_NAME, page) or _string(container, path, _SHORT_NAME, page)
     name = one_line(name.replace("\\", "/").rsplit("/", 1)[-1])
     content = _stream(container, [*path, f"__substg1.0_{_CONTENT}0102"])

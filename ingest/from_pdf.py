@@ -2,7 +2,8 @@
 
 The lines of a page are put together again (ingest.lines). A page that is a picture, or whose text
 layer is nonsense, is read by OCR where there is a reader (ingest.scanned_pages), else left out; a
-file of such pages only is then refused. Columns of tables are not recovered: a row is a line, its cells apart by spaces.
+file of such pages only is then refused. Columns of tables are not recovered: a row is a line, its
+cells apart by spaces.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-INSTALL = "Install the extra: pip install 'youju[ocr]'. Or give its text in another format."
+INSTALL = "It needs OCR: pip install 'youju[ocr]', or give its text in another format."
 WARNING = "was read by OCR and may hold errors."
 
 _GUTTER = 1.2  # width of the gap between two columns, in heights of a line
@@ -63,7 +63,7 @@ class RapidReader:
         if found.boxes is None or not found.txts:
             return []
         boxes = [
-            Box(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist(), text)
+            Box(*map(float, (*corners.min(axis=0), *corners.max(axis=0))), text=text)
             for corners, text in zip(found.boxes, found.txts, strict=True)
         ]
         return reading_order([box for box in boxes if box.text.strip()])
@@ -125,7 +125,10 @@ def _columns(boxes: Sequence[Box]) -> list[list[Box]]:
     for divider in [*across, None]:
         above = [box for box in rest if divider is None or box.bottom <= divider.bottom]
         rest = [box for box in rest if box not in above]
-        for group in ([b for b in above if b.right <= middle], [b for b in above if b.left >= middle]):
+        for group in (
+            [b for b in above if b.right <= middle],
+            [b for b in above if b.left >= middle],
+        ):
             if group:
                 groups.append(group)
         if divider is not None:
