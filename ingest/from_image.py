@@ -45,7 +45,7 @@ def image_document(data: bytes, allowance: Allowance) -> Document:
             "The text of a picture can be read by OCR only.", reason="needs-ocr", do=INSTALL
         )
     pages: list[str] = []
-    warnings = [f"The picture {WARNING}"]
+    warnings = [f"The picture was {WARNING}"]
     with catch_warnings():
         simplefilter("ignore")  # of odd metadata; the size is checked here
         for pixels in _frames(data):

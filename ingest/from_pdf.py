@@ -166,7 +166,8 @@ def _without_text(data: bytes, pages: int, garbled: Sequence[int]) -> DocumentRe
 
 
 def _ocr_warnings(read: ReadPages) -> list[str]:
-    done = [f"{_pages(list(read.lines))} {WARNING}"] if read.lines else []
+    were = "were" if len(read.lines) > 1 else "was"
+    done = [f"{_pages(list(read.lines))} {were} {WARNING}"] if read.lines else []
     if read.unread and read.lines:
         done.append(f"{_pages(read.unread)} not read by OCR (setting ocr_pages).")
     return done

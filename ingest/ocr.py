@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INSTALL = "It needs OCR: pip install 'youju[ocr]', or give its text in another format."
-WARNING = "was read by OCR and may hold errors."
+WARNING = "read by OCR and may hold errors."
 
 _GUTTER = 1.2  # width of the gap between two columns, in heights of a line
 _COLUMN = 0.25  # share of the text's width that most lines of a column take
@@ -34,6 +34,12 @@ class Box:
     right: float
     bottom: float
     text: str
+
+    @classmethod
+    def around(cls, corners: NDArray[np.float32], text: str) -> Box:
+        """Return the upright frame around four corners, (4, 2)."""
+        (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+        return cls(float(left), float(top), float(right), float(bottom), text)
 
 
 def ocr_installed() -> bool:
@@ -63,8 +69,7 @@ class RapidReader:
         if found.boxes is None or not found.txts:
             return []
         boxes = [
-            Box(*map(float, (*corners.min(axis=0), *corners.max(axis=0))), text=text)
-            for corners, text in zip(found.boxes, found.txts, strict=True)
+            Box.around(corners, text) for corners, text in zip(found.boxes, found.txts, strict=True)
         ]
         return reading_order([box for box in boxes if box.text.strip()])
 

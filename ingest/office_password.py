@@ -1,4 +1,4 @@
-"""Opening encrypted Office files (packages encrypted inside OLE containers) with known passwords."""
+"""Opening encrypted Office files, packages in an OLE container, with known passwords."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _ocr(settings: Settings) -> Finding:
     if importlib.util.find_spec("rapidocr") is None:
         how = "scans and pictures are refused; pip install 'youju[ocr]' brings the reader"
         return Finding("note", "OCR", f"not installed: {how}")
-    return Finding("ok", "OCR", f"rapidocr {version('rapidocr')}")
+    return Finding("ok", "OCR", f"rapidocr {version('rapidocr')}, models in its package")
 
 
 def _generator(settings: Settings) -> Finding:

@@ -86,7 +86,7 @@ def book(chapters: Mapping[str, str], extra: Mapping[str, str] | None = None) ->
     )
     files = {"mimetype": "application/epub+zip", "META-INF/container.xml": container}
     files |= {"OPS/book.opf": package}
-    files |= {f"OPS/{name}": text for name, text in reversed(chapters.items())}
+    files |= {f"OPS/{name}": text for name, text in reversed(list(chapters.items()))}
     return zipped(files | dict(extra or {}))
 
 
@@ -98,7 +98,7 @@ def read(
 
 def refusal(data: bytes, name: str, *passwords: str, **limits: int) -> DocumentRejected:
     try:
-        document = read(data, name, *passwords, **limits)
+        document = read(data, name, *passwords, reader=None, **limits)
     except DocumentRejected as error:
         return error
     raise AssertionError(f"parsed: {document}")

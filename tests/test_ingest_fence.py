@@ -61,7 +61,8 @@ def parse(data, name, allowance):
             return Document("no sockets")
     elif order == "native network":
         libc = ctypes.CDLL(None, use_errno=True)
-        return Document(f"{libc.socket(socket.AF_INET, socket.SOCK_STREAM, 0)} {ctypes.get_errno()}")
+        answer = libc.socket(socket.AF_INET, socket.SOCK_STREAM, 0)
+        return Document(f"{answer} {ctypes.get_errno()}")
     elif order == "program":
         libc = ctypes.CDLL(None, use_errno=True)
         arguments = (ctypes.c_char_p * 2)(b"/bin/true", None)

@@ -91,7 +91,7 @@ def test_a_scan_is_read_page_by_page_and_says_so() -> None:
     document = read(scan(3), "a.pdf", reader=reader)
     assert [span.label for span in document.pages] == ["1", "3"]
     assert "第三页" in document.text
-    assert document.warnings[0] == "Pages 1, 3 was read by OCR and may hold errors."
+    assert document.warnings[0] == "Pages 1, 3 were read by OCR and may hold errors."
     assert reader.shapes[0] == (556, 556, 3)
 
 
@@ -150,6 +150,10 @@ def test_rows_are_read_across_and_columns_down() -> None:
     assert reading_order(columns) == expected
 
 
+EDGES = ((0, 900), (0, 900), (1, 300), (1, 90))
+"""Left, top, width, height."""
+
+
 @given(
     st.lists(
         st.tuples(
@@ -159,7 +163,7 @@ def test_rows_are_read_across_and_columns_down() -> None:
     )
 )
 @settings(deadline=None)
-def test_every_box_is_read_once(frames: list[tuple[int, int, int, int]]) -> None:
+def test_every_box_is_read_once(frames: list[tuple[int, ...]]) -> None:
     boxes = [Box(x, y, x + w, y + h, f"<{n}>") for n, (x, y, w, h) in enumerate(frames)]
     text = " ".join(reading_order(boxes))
     assert sorted(text.split()) == sorted(f"<{n}>" for n in range(len(frames)))

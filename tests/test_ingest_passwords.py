@@ -80,7 +80,7 @@ def test_passwords_are_settings_that_nobody_sees(tmp_path: Path) -> None:
         loaded = load_settings(environ={"YOUJU_DOCUMENT_PASSWORDS": value})
         first = loaded.settings.document_passwords[0]
         assert first.get_secret_value() == "geheim"
-        shown = [row for row in loaded.rows() if row.name == "document_passwords"][0]
+        shown = next(row for row in loaded.rows() if row.name == "document_passwords")
         assert "geheim" not in f"{shown} {loaded.settings!r}"
     with pytest.raises(ConfigError) as caught:
         load_settings(environ={"YOUJU_DOCUMENT_PASSWORDS": '["geheim'})
