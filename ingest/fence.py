@@ -80,7 +80,7 @@ class ParserPool:
         unpacked_mib: int = 1024,
         passwords: Sequence[str] = (),
         ocr: bool = True,
-        ocr_timeout_s: float = 600.0,
+        ocr_timeout_s: float = 1800.0,
         ocr_pages: int = OCR_PAGES,
         command: Sequence[str] | None = None,
     ) -> None:

@@ -55,13 +55,28 @@ class RapidReader:
     """
 
     def __init__(self, threads: int = 1) -> None:
+        import cv2
         import numpy as np
         from rapidocr import EngineType, RapidOCR
 
         engines = {f"{part}.engine_type": EngineType.OPENVINO for part in ("Det", "Cls", "Rec")}
         limits = {"EngineConfig.openvino.inference_num_threads": threads}
         self._ocr: Any = RapidOCR(params={"Global.log_level": "critical", **engines, **limits})
-        self._ocr(np.full((200, 200, 3), 255, np.uint8))  # what is loaded late is loaded now
+        sample = np.full((200, 400, 3), 255, np.uint8)
+        cv2.putText(sample, "Sample", (50, 120), cv2.FONT_HERSHEY_SIMPLEX, 3, (0, 0, 0), 5)
+        self._ocr(sample)  # each model is loaded when it is first needed: now
+        self._compile_without_cache(threads)
+
+    def _compile_without_cache(self, threads: int) -> None:
+        """Compile the models anew, without the cache that grows with each new size of picture."""
+        import openvino
+
+        core = openvino.Core()
+        settings = {"INFERENCE_NUM_THREADS": threads, "CPU_RUNTIME_CACHE_CAPACITY": 0}
+        for part in (self._ocr.text_det, self._ocr.text_cls, self._ocr.text_rec):
+            if part is not None:
+                compiled = core.compile_model(part.session.model, "CPU", settings)
+                part.session.session = compiled.create_infer_request()
 
     def read(self, image: NDArray[np.uint8]) -> list[str]:
         """Return the lines of a picture in reading order; see `PageReader`."""

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     ocr: Literal["auto", "off"] = Field(
         "auto", description="Read scans and pictures; auto: where the extra `ocr` is installed."
     )
-    ocr_timeout: Seconds = Field(600.0, description="Seconds one file may take that needs OCR.")
+    ocr_timeout: Seconds = Field(1800.0, description="Seconds one file may take that needs OCR.")
     ocr_pages: Annotated[int, Field(ge=1, le=100_000)] = Field(
         200, description="Pages and pictures of one file that are read by OCR."
     )
