@@ -42,6 +42,20 @@ SUPPORTED: dict[str, str] = {
     ".ipynb": "application/x-ipynb+json",
     ".xml": "application/xml",
     ".rst": "text/x-rst",
+    ".epub": "application/epub+zip",
+    ".eml": "message/rfc822",
+    ".msg": "application/vnd.ms-outlook",
+    ".mht": "multipart/related",
+    ".mhtml": "multipart/related",
+    ".zip": "application/zip",
+    ".tar": "application/x-tar",
+    ".tgz": "application/gzip",
+    ".gz": "application/gzip",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
 }
 """Suffix (lower case) to media type: the one table of formats."""
 

@@ -1,9 +1,10 @@
 """Parsing files of unknown origin in processes that may crash, hang or be taken over.
 
 `ParserPool` is the outside of the fence; ingest.worker is the inside. A worker has no inherited
-environment, an empty working folder, limits on memory and processor time, cannot write files and,
-where the system permits, has no network. What it answers is checked like any other input. On
-macOS only part of the limits exist, on Windows only the time limit does.
+environment, an empty working folder, limits on memory and processor time, cannot write files, open
+sockets or start programs. What it answers is checked like any other input. A file that turns out to
+need OCR is parsed again by a worker that has it. On macOS only part of the limits exist, on Windows
+only the time limit does.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
+from ingest.allowance import OCR_PAGES
 from ingest.discover import SUPPORTED, media_type
-from ingest.worker import FOLDER_PREFIX, MAX_HEADER, read_message, write_message
+from ingest.fence_folder import WorkerFolder, sweep
+from ingest.ocr import ocr_installed
+from ingest.worker import MAX_HEADER, ocr_threads, read_message, write_message
 from rag.errors import DocumentRejected
 from rag.schema import Document, Span
 
@@ -38,6 +41,13 @@ _REASONS = frozenset(
     "changing".split()
 )
 _NATIVE = frozenset(SUPPORTED[suffix] for suffix in (".pdf", ".docx", ".docm"))
+_CONTAINERS = frozenset(
+    SUPPORTED[suffix] for suffix in (".zip", ".tar", ".gz", ".eml", ".msg", ".mht", ".epub")
+)
+_PICTURES = frozenset({SUPPORTED[".png"], SUPPORTED[".jpg"], SUPPORTED[".tiff"]})
+_LEVELS = ("text", "native", "ocr")
+_OCR_MIB = 3072  # address space that reading pictures maps, beside what parsing may take
+_MIB = 1 << 20
 _MAX_SPANS = 1_000_000
 
 
@@ -52,6 +62,11 @@ class ParserPool:
         timeout_s: Wall-clock seconds one file may take, > 0.
         memory_mib: Memory a worker may take beyond its idle size, MiB.
         max_output_chars: Characters of text one file may give.
+        unpacked_mib: What the members of one archive or mail may be together, MiB.
+        passwords: Tried on encrypted files; never shown.
+        ocr: Whether to read scans and pictures, where the extra is installed.
+        ocr_timeout_s: Wall-clock seconds one file may take that needs OCR, > 0.
+        ocr_pages: Pages and pictures of one file that are read by OCR.
         command: The worker's command line, for tests; the limits are appended to it.
     """
 
@@ -62,15 +77,30 @@ class ParserPool:
         timeout_s: float = 120.0,
         memory_mib: int = 2048,
         max_output_chars: int = 50_000_000,
+        unpacked_mib: int = 1024,
+        passwords: Sequence[str] = (),
+        ocr: bool = True,
+        ocr_timeout_s: float = 1800.0,
+        ocr_pages: int = OCR_PAGES,
         command: Sequence[str] | None = None,
     ) -> None:
         if workers < 1 or timeout_s <= 0 or memory_mib < 1 or max_output_chars < 1:
             raise ValueError("workers, timeout_s, memory_mib and max_output_chars must be positive")
+        if unpacked_mib < 1 or ocr_timeout_s <= 0 or ocr_pages < 1:
+            raise ValueError("unpacked_mib, ocr_timeout_s and ocr_pages must be positive")
         self._timeout = timeout_s
+        self._ocr_timeout = ocr_timeout_s
         self._max_chars = max_output_chars
-        limits = [str(memory_mib), str(int(timeout_s) + 1), str(max_output_chars)]
+        self._memory = memory_mib
         self._command = [*(command or _default_command())]
-        self._limits = limits
+        self._request = {
+            "passwords": list(passwords),
+            "ocr": False,
+            "ocr_pages": ocr_pages,
+            "unpacked": unpacked_mib * _MIB,
+        }
+        self._ocr = ocr and ocr_installed()
+        self._swept = False
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)
@@ -101,27 +131,59 @@ class ParserPool:
             DocumentRejected: As `ingest.parse.parse`; also "limit" when it takes too long, too
                 much memory or gives too much text, and "damaged" when the parser crashes on it.
         """
+        kind = media_type(name)
+        level = 1 if kind in _NATIVE or kind in _CONTAINERS or kind in _PICTURES else 0
+        first = self._ask(data, name, level)
+        if not (first.wanted_ocr and self._ocr):
+            return first.result()
+        second = self._ask(data, name, _LEVELS.index("ocr"))
+        if isinstance(second.outcome, DocumentRejected) and isinstance(first.outcome, Document):
+            why = f"OCR of the other pages failed: {second.outcome.message}"
+            return replace(first.outcome, warnings=(why, *first.outcome.warnings))
+        return second.result()
+
+    def _ask(self, data: bytes, name: str, level: int) -> _Answer:
+        """Have a worker of at least this level parse a file."""
+        with_ocr = level == _LEVELS.index("ocr")
+        timeout = self._ocr_timeout if with_ocr else self._timeout
+        request = self._request | {"name": name, "ocr": with_ocr}
         worker = self._idle.get()
-        native = media_type(name) in _NATIVE
         try:
             while True:
-                if worker is not None and (not worker.alive() or native > worker.native):
+                if worker is not None and (not worker.alive() or level > worker.level):
                     worker.close()
                     worker = None
                 if worker is None:
-                    worker = _Worker(self._command, self._limits, native=native)
+                    self._sweep()
+                    worker = _Worker(self._command, self._limits(level), level)
                 used = worker.used
                 try:
-                    return worker.parse(data, name, self._timeout, self._max_chars)
+                    return worker.parse(request, data, timeout, self._max_chars)
                 except _Crashed as crash:
                     if not used:
-                        raise crash.rejected from crash
+                        return _Answer(crash.rejected)
                     # An earlier file may have harmed the process: only a fresh one can tell.
+        except DocumentRejected as error:
+            return _Answer(error)
         finally:
             if worker is not None and not worker.alive():
                 worker.close()
                 worker = None
             self._idle.put(worker)
+
+    def _sweep(self) -> None:
+        """Clear away, once, what killed parents left behind."""
+        if not self._swept:
+            self._swept = True
+            sweep()
+
+    def _limits(self, level: int) -> list[str]:
+        """Return the arguments of a worker: kind, MiB, processor seconds, characters."""
+        memory, seconds = self._memory, int(self._timeout) + 1
+        if level == _LEVELS.index("ocr"):
+            memory += _OCR_MIB
+            seconds = (int(self._ocr_timeout) + 1) * ocr_threads()
+        return [_LEVELS[level], str(memory), str(seconds), str(self._max_chars)]
 
     def close(self) -> None:
         """Stop the workers; waits for files being parsed. The pool can be used again."""
@@ -131,6 +193,19 @@ class ParserPool:
                 worker.close()
         for _ in range(self._size):
             self._idle.put(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What became of a file, and how many of its pages and pictures would need OCR."""
+
+    outcome: Document | DocumentRejected
+    wanted_ocr: int = 0
+
+    def result(self) -> Document:
+        if isinstance(self.outcome, DocumentRejected):
+            raise self.outcome
+        return self.outcome
 
 
 class _Crashed(Exception):
@@ -144,22 +219,23 @@ class _Crashed(Exception):
 class _Worker:
     """A running worker process and its pipes; used by one thread at a time."""
 
-    def __init__(self, command: Sequence[str], limits: Sequence[str], *, native: bool) -> None:
-        self.native = native
-        self._folder = _empty_folder()
+    def __init__(self, command: Sequence[str], arguments: Sequence[str], level: int) -> None:
+        self.level = level
+        self._folder = WorkerFolder()
+        folder = self._folder.path or os.sep
         try:
             self._process = subprocess.Popen(
-                [*command, "native" if native else "text", *limits],
+                [*command, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                cwd=self._folder or os.sep,
-                env=_environment(self._folder or os.sep),
+                cwd=folder,
+                env=_environment(folder),
                 close_fds=True,
                 start_new_session=True,
             )
         except OSError as error:
-            self._remove_folder()
+            self._folder.remove()
             raise _not_started(str(error.strerror)) from error
         self._said: deque[bytes] = deque(maxlen=64)
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -167,7 +243,7 @@ class _Worker:
         self._late = False
         self._spent = False
         self.used = False
-        answer = self._exchange(None, _START_SECONDS, 0)
+        answer = self._exchange(None, b"", _START_SECONDS, 0)
         if answer is None:
             said = self._last_words()
             self.close()
@@ -176,16 +252,21 @@ class _Worker:
     def alive(self) -> bool:
         return not (self._late or self._spent) and self._process.poll() is None
 
-    def parse(self, data: bytes, name: str, timeout: float, max_chars: int) -> Document:
-        answer = self._exchange((name, data), timeout, max_chars)
+    def parse(
+        self, request: dict[str, Any], data: bytes, timeout: float, max_chars: int
+    ) -> _Answer:
+        answer = self._exchange(request, data, timeout, max_chars)
         self.used = True
         if answer is None:
             self._spent = True
             raise self._post_mortem(timeout)
         header, body = answer
         self._spent = header.get("reason") == "limit"
+        wanted = header.get("wanted_ocr")
         try:
-            return _document(header, body, max_chars)
+            return _Answer(_document(header, body, max_chars), int(bool(wanted)))
+        except DocumentRejected as error:
+            return _Answer(error, int(bool(wanted)))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             self._spent = True
             raise DocumentRejected(
@@ -202,14 +283,10 @@ class _Worker:
                     pipe.close()
                 except OSError:
                     continue
-        self._remove_folder()
-
-    def _remove_folder(self) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
     def _exchange(
-        self, request: tuple[str, bytes] | None, timeout: float, max_chars: int
+        self, request: dict[str, Any] | None, data: bytes, timeout: float, max_chars: int
     ) -> tuple[dict[str, Any], bytes] | None:
         """Send a request and read the answer; None when the worker failed or ran out of time."""
         timer = threading.Timer(timeout, self._expire)
@@ -218,7 +295,7 @@ class _Worker:
         try:
             if request is not None:
                 stdin = cast(BinaryIO, self._process.stdin)
-                write_message(stdin, {"name": request[0]}, request[1])
+                write_message(stdin, request, data)
             stdout = cast(BinaryIO, self._process.stdout)
             return read_message(stdout, MAX_HEADER, 4 * max_chars)
         except (OSError, ValueError, json.JSONDecodeError):
@@ -280,14 +357,6 @@ def _over(what: str, setting: str) -> DocumentRejected:
 def _default_command() -> list[str]:
     root = str(Path(__file__).resolve().parents[1])
     return [sys.executable, "-I", "-B", "-X", "utf8", "-c", _START, root]
-
-
-def _empty_folder() -> str | None:
-    """Make the folder a worker runs in; None when the disk is full or read-only."""
-    try:
-        return tempfile.mkdtemp(prefix=FOLDER_PREFIX)
-    except OSError:
-        return None
 
 
 def _environment(folder: str) -> dict[str, str]:

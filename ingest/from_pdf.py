@@ -1,8 +1,9 @@
 """PDF -> Document, through kreuzberg's page texts (PDFium), one page after the other.
 
-The lines of a page are put together again (ingest.lines); a page whose text layer is nonsense is
-left out, a file of such pages or of pictures only is refused because it would need OCR, which is
-not done here. Columns of tables are not recovered: a row is a line, its cells apart by spaces.
+The lines of a page are put together again (ingest.lines). A page that is a picture, or whose text
+layer is nonsense, is read by OCR where there is a reader (ingest.scanned_pages), else left out; a
+file of such pages only is then refused. Columns of tables are not recovered: a row is a line, its
+cells apart by spaces.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ingest.allowance import Allowance
 from ingest.blocks import clean, clip
 from ingest.lines import join_pages, mend_page, numbered_sections, title_line, without_running_lines
+from ingest.ocr import INSTALL, WARNING
+from ingest.scanned_pages import ReadPages, check_page_count, read_pages
 from rag.errors import DocumentRejected
 from rag.schema import Document
 
@@ -23,23 +27,24 @@ _NO_TITLE = re.compile(
     r"|(?:file|https?):|[\W\d_]*$",
     re.I,
 )
-_OCR = "It needs OCR: make a searchable PDF of it, or give its text in another format."
 
 
-def pdf_document(data: bytes) -> Document:
+def pdf_document(data: bytes, allowance: Allowance) -> Document:
     """Parse a PDF.
 
     Args:
         data: The file, known to begin like a PDF.
+        allowance: Its limits, its passwords and the reader for pages that need OCR.
 
     Returns:
         A Document with one page span for each page that holds text, labelled with its number.
 
     Raises:
         DocumentRejected: reason "encrypted", "damaged", "needs-ocr" (pictures only, or a text
-            layer of nonsense) or "empty".
+            layer of nonsense), "limit" or "empty".
     """
-    title, contents = _extract(data)
+    check_page_count(data, allowance.passwords)
+    title, contents = _extract(data, allowance.passwords)
     pages: list[list[str]] = []
     blank: list[int] = []
     garbled: list[int] = []
@@ -50,6 +55,13 @@ def pdf_document(data: bytes) -> Document:
         elif not content.strip():
             blank.append(number)
         pages.append(_page_lines(content))
+    read = ReadPages({}, ())
+    if garbled or (blank and _PICTURE.search(data)):
+        read = read_pages(data, sorted(blank + garbled), allowance)
+        for number, lines in read.lines.items():
+            pages[number - 1] = lines
+        blank = [number for number in blank if number not in read.lines]
+        garbled = [number for number in garbled if number not in read.lines]
     if not any(pages):
         raise _without_text(data, len(contents), garbled)
     pages = without_running_lines(pages)
@@ -60,7 +72,7 @@ def pdf_document(data: bytes) -> Document:
         pages=spans,
         sections=numbered_sections(text),
         media_type=_PDF,
-        warnings=_warnings(data, text, blank, garbled),
+        warnings=(*_ocr_warnings(read), *_warnings(data, text, blank, garbled)),
     )
 
 
@@ -92,7 +104,7 @@ def _is_bad(char: str) -> bool:
     )
 
 
-def _extract(data: bytes) -> tuple[str, list[str]]:
+def _extract(data: bytes, passwords: Sequence[str]) -> tuple[str, list[str]]:
     """Return the title in the metadata and the raw text of every page."""
     import kreuzberg
 
@@ -102,6 +114,7 @@ def _extract(data: bytes) -> tuple[str, list[str]]:
         output_format="plain",
         enable_quality_processing=False,
         pages=kreuzberg.PageConfig(extract_pages=True),
+        pdf_options=kreuzberg.PdfConfig(passwords=list(passwords)) if passwords else None,
     )
     try:
         result = kreuzberg.extract_bytes_sync(data, _PDF, config)
@@ -110,7 +123,7 @@ def _extract(data: bytes) -> tuple[str, list[str]]:
             raise DocumentRejected(
                 "The PDF is encrypted and opens with a password only.",
                 reason="encrypted",
-                do="Remove the password and try again.",
+                do="Give the password in the setting document_passwords, or remove it.",
             ) from error
         if re.search(r"bundled|library bindings|LoadLibrary", str(error), re.I):
             raise DocumentRejected(
@@ -143,13 +156,21 @@ def _without_text(data: bytes, pages: int, garbled: Sequence[int]) -> DocumentRe
         return DocumentRejected(
             "The PDF's text layer is unreadable: its fonts do not say which characters they show.",
             reason="needs-ocr",
-            do=_OCR,
+            do=INSTALL,
         )
     plural = "s" if pages != 1 else ""
     if _PICTURE.search(data):
         message = f"The PDF holds pictures of text only (a scan of {pages} page{plural})."
-        return DocumentRejected(message, reason="needs-ocr", do=_OCR)
+        return DocumentRejected(message, reason="needs-ocr", do=INSTALL)
     return DocumentRejected(f"The PDF ({pages} page{plural}) holds no text.", reason="empty")
+
+
+def _ocr_warnings(read: ReadPages) -> list[str]:
+    were = "were" if len(read.lines) > 1 else "was"
+    done = [f"{_pages(list(read.lines))} {were} {WARNING}"] if read.lines else []
+    if read.unread and read.lines:
+        done.append(f"{_pages(read.unread)} not read by OCR (setting ocr_pages).")
+    return done
 
 
 def _warnings(

@@ -55,7 +55,15 @@ def make_chunker(rag: Rag, tokens: int | None = None, overlap: int | None = None
 def make_parsers(rag: Rag) -> ParserPool:
     """Return a fence with the settings' limits; nothing starts before the first file."""
     settings = rag.settings
-    return ParserPool(timeout_s=settings.parse_timeout, memory_mib=settings.parse_memory_mib)
+    return ParserPool(
+        timeout_s=settings.parse_timeout,
+        memory_mib=settings.parse_memory_mib,
+        unpacked_mib=settings.max_unpacked_mib,
+        passwords=[password.get_secret_value() for password in settings.document_passwords],
+        ocr=settings.ocr != "off",
+        ocr_timeout_s=settings.ocr_timeout,
+        ocr_pages=settings.ocr_pages,
+    )
 
 
 def ingest_paths(

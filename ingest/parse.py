@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib import import_module
 
+from ingest.allowance import Allowance
 from ingest.discover import SUPPORTED, media_type
 from ingest.encoding import decode
+from ingest.office_password import opened_package
 from ingest.packages import OLE
 from rag.errors import DocumentRejected
 from rag.schema import Document
@@ -54,19 +56,23 @@ class _Format:
             bytes where `starts` says how they begin, else the decoded text.
         starts: What the bytes may begin with; empty for text.
         within: Bytes that may stand before that.
+        limited: Whether the parser takes the file's Allowance after the bytes.
     """
 
     what: str
     parser: str
     starts: tuple[bytes, ...] = ()
     within: int = 0
+    limited: bool = False
 
+
+_IMAGE = "ingest.from_image:image_document"
 
 _FORMATS: dict[str, _Format] = {
     SUPPORTED[".txt"]: _Format("text", "ingest.from_text:text_document"),
     SUPPORTED[".md"]: _Format("text", "ingest.from_text:markdown_document"),
     SUPPORTED[".html"]: _Format("HTML", "ingest.from_html:html_document"),
-    SUPPORTED[".pdf"]: _Format("a PDF", "ingest.from_pdf:pdf_document", (b"%PDF-",), 1024),
+    SUPPORTED[".pdf"]: _Format("a PDF", "ingest.from_pdf:pdf_document", (b"%PDF-",), 1024, True),
     SUPPORTED[".docx"]: _Format("a Word document", "ingest.from_docx:docx_document", (b"PK", OLE)),
     SUPPORTED[".docm"]: _Format("a Word document", "ingest.from_docx:docm_document", (b"PK", OLE)),
     SUPPORTED[".doc"]: _Format("an old Word document", "ingest.from_doc:doc_document", (OLE,)),
@@ -86,24 +92,45 @@ _FORMATS: dict[str, _Format] = {
     SUPPORTED[".ipynb"]: _Format("a notebook", "ingest.from_json:notebook_document"),
     SUPPORTED[".xml"]: _Format("XML", "ingest.from_xml:xml_document"),
     SUPPORTED[".rst"]: _Format("reStructuredText", "ingest.from_rst:rst_document"),
+    SUPPORTED[".epub"]: _Format("an EPUB", "ingest.from_epub:epub_document", (b"PK",), 0, True),
+    SUPPORTED[".eml"]: _Format("a mail", "ingest.from_mail:mail_document", (b"",), 0, True),
+    SUPPORTED[".msg"]: _Format(
+        "an Outlook message", "ingest.from_msg:msg_document", (OLE,), 0, True
+    ),
+    SUPPORTED[".mht"]: _Format(
+        "a saved web page", "ingest.from_mail:mhtml_document", (b"",), 0, True
+    ),
+    SUPPORTED[".zip"]: _Format(
+        "a ZIP archive", "ingest.from_archive:zip_document", (b"PK\x03\x04", b"PK\x05\x06"), 0, True
+    ),
+    SUPPORTED[".tar"]: _Format(
+        "a TAR archive", "ingest.from_archive:tar_document", (b"ustar",), 257, True
+    ),
+    SUPPORTED[".gz"]: _Format(
+        "a gzip file", "ingest.from_archive:gzip_document", (b"\x1f\x8b",), 0, True
+    ),
+    SUPPORTED[".png"]: _Format("a PNG image", _IMAGE, (b"\x89PNG\r\n\x1a\n",), 0, True),
+    SUPPORTED[".jpg"]: _Format("a JPEG image", _IMAGE, (b"\xff\xd8\xff",), 0, True),
+    SUPPORTED[".tiff"]: _Format("a TIFF image", _IMAGE, (b"II*\x00", b"MM\x00*"), 0, True),
 }
 _DECLARING = (SUPPORTED[".html"], SUPPORTED[".xml"])
 """The formats whose files may say how they are encoded."""
 
 
-def parse(data: bytes, name: str) -> Document:
+def parse(data: bytes, name: str, allowance: Allowance | None = None) -> Document:
     """Parse one file.
 
     Args:
         data: The whole file.
         name: Its name; only the suffix matters, in any case.
+        allowance: What it may use; None: the usual, without passwords and OCR.
 
     Returns:
         A Document whose text holds at least one character that is not white space.
 
     Raises:
         DocumentRejected: With a stable reason: "unsupported" (suffix, or content of another
-            format), "empty", "not-text", "encrypted", "damaged", "needs-ocr".
+            format), "empty", "not-text", "encrypted", "damaged", "needs-ocr", "limit", "outside".
     """
     kind = media_type(name)
     if kind is None:
@@ -114,7 +141,7 @@ def parse(data: bytes, name: str) -> Document:
         )
     if not data:
         raise DocumentRejected("The file is empty (0 bytes).", reason="empty")
-    document = _parse_as(kind, _FORMATS[kind], data)
+    document = _parse_as(kind, _FORMATS[kind], data, allowance or Allowance())
     if not document.text.strip():
         raise DocumentRejected("The file holds no text.", reason="empty")
     return document
@@ -134,12 +161,15 @@ def looks_like(data: bytes) -> str | None:
     return None
 
 
-def _parse_as(kind: str, how: _Format, data: bytes) -> Document:
+def _parse_as(kind: str, how: _Format, data: bytes, allowance: Allowance) -> Document:
     module, _, function = how.parser.partition(":")
     if how.starts:
         if not any(0 <= data.find(start, 0, how.within + len(start)) for start in how.starts):
             raise _other_content(how, data)
-        document: Document = getattr(import_module(module), function)(data)
+        if data.startswith(OLE):
+            data = opened_package(data, allowance.passwords)
+        limited = (allowance,) if how.limited else ()
+        document: Document = getattr(import_module(module), function)(data, *limited)
         return document
     if looks_like(data) is not None:
         raise _other_content(how, data)

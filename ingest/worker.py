@@ -1,14 +1,13 @@
 """The process inside the fence: reads files from its parent, answers with parsed texts.
 
 Started by ingest.fence and by nothing else. It puts its own limits in place before it reads the
-first byte (memory, processor time, no file writes, no network where the system allows that) and
+first byte (memory, processor time, no file writes, no network, no other programs) and
 never opens a file a document names. The protocol is in `read_message` and `write_message`: a
 length-prefixed JSON header, then a raw body. Nothing is ever unpickled or evaluated.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
+from ingest.allowance import Allowance, PageReader
+from ingest.isolation import isolate
 from rag.errors import DocumentRejected
 from rag.schema import Document
 
@@ -31,38 +32,46 @@ FOLDER_PREFIX = "youju-parse-"
 """Begins the name of the folder that a worker runs in and that is its alone."""
 
 _MIB = 1 << 20
-_CLONE_NEWUSER = 0x10000000
-_CLONE_NEWNET = 0x40000000
-_PR_SET_NO_NEW_PRIVS = 38
 _OPEN_FILES = 48
 
-Parse = Callable[[bytes, str], Document]
+Parse = Callable[[bytes, str, Allowance], Document]
 
 
 def main(arguments: list[str], parse: Parse | None = None) -> None:
     """Serve until the parent closes the pipe.
 
     Args:
-        arguments: "text" or "native" (also PDF and DOCX), memory above the idle process in MiB,
-            processor seconds per file, characters of text per file.
+        arguments: "text", "native" (also PDF, Office and containers) or "ocr" (also pictures),
+            memory above the idle process in MiB, processor seconds per file, characters of text
+            per file.
         parse: Another parser, for tests only; the parent cannot choose it through messages.
     """
     memory_mib, cpu_s, max_chars = (int(value) for value in arguments[1:])
     source, target = _take_pipes()
-    _drop_network()
+    isolate()
     _watch_parent(source)
     if parse is None:
         import ingest.parse
 
         parse = ingest.parse.parse
-    if arguments[0] == "native":
+    if arguments[0] != "text":
         _load_native()
+    reader: PageReader | None = None
+    if arguments[0] == "ocr":
+        from ingest.ocr import RapidReader
+
+        reader = RapidReader(ocr_threads())
     _set_limits(memory_mib)
     write_message(target, {"ready": True}, b"")
     while (message := read_message(source, MAX_HEADER, None)) is not None:
         header, body = message
         _allow_cpu(cpu_s)
-        write_message(target, *_answer(parse, header, body, max_chars))
+        write_message(target, *_answer(parse, header, body, max_chars, reader))
+
+
+def ocr_threads() -> int:
+    """Return how many processor threads OCR takes."""
+    return min(4, os.cpu_count() or 1)
 
 
 def read_message(
@@ -100,10 +109,28 @@ def write_message(target: BinaryIO, header: dict[str, Any], body: bytes) -> None
 
 
 def _answer(
-    parse: Parse, header: dict[str, Any], body: bytes, max_chars: int
+    parse: Parse,
+    header: dict[str, Any],
+    body: bytes,
+    max_chars: int,
+    reader: PageReader | None,
+) -> tuple[dict[str, Any], bytes]:
+    allowance = Allowance(
+        passwords=header["passwords"],
+        reader=reader if header["ocr"] else None,
+        ocr_pages=header["ocr_pages"],
+        unpacked=header["unpacked"],
+    )
+    answer, text = _parsed(parse, str(header["name"]), body, max_chars, allowance)
+    answer["wanted_ocr"] = allowance.wanted_ocr
+    return answer, text
+
+
+def _parsed(
+    parse: Parse, name: str, body: bytes, max_chars: int, allowance: Allowance
 ) -> tuple[dict[str, Any], bytes]:
     try:
-        document = parse(body, str(header["name"]))
+        document = parse(body, name, allowance)
         if len(document.text) > max_chars:
             raise DocumentRejected(
                 f"It holds {len(document.text):,} characters; the limit is {max_chars:,}.",
@@ -160,16 +187,6 @@ def _watch_parent(source: BinaryIO) -> None:
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _drop_network() -> None:
-    """Leave for an empty network namespace where that is permitted (Linux); never regain rights."""
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
 
 
 def _set_limits(memory_mib: int) -> None:

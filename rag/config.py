@@ -8,6 +8,7 @@ in the file or an unknown YOUJU_ variable is an error, so that a misspelt settin
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -97,6 +98,21 @@ class Settings(BaseSettings):
     parse_timeout: Seconds = Field(120.0, description="Seconds one file may take to parse.")
     parse_memory_mib: Annotated[int, Field(ge=128, le=1_048_576)] = Field(
         2048, description="Memory the parser may take, MiB."
+    )
+    max_unpacked_mib: Annotated[int, Field(ge=1, le=1_048_576)] = Field(
+        1024, description="Members of one archive or mail together, unpacked, MiB."
+    )
+    document_passwords: tuple[SecretStr, ...] = Field(
+        (),
+        description="Passwords tried on encrypted PDF, Office and ZIP files: a list in "
+        "youju.toml; in the environment one password, or a JSON list.",
+    )
+    ocr: Literal["auto", "off"] = Field(
+        "auto", description="Read scans and pictures; auto: where the extra `ocr` is installed."
+    )
+    ocr_timeout: Seconds = Field(1800.0, description="Seconds one file may take that needs OCR.")
+    ocr_pages: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        200, description="Pages and pictures of one file that are read by OCR."
     )
 
     top_k: Annotated[int, Field(ge=1, le=100)] = Field(
@@ -226,6 +242,18 @@ class Settings(BaseSettings):
         except RuntimeError:  # "~name" of a user that does not exist
             raise ValueError("the home folder that ~ stands for is not known") from None
 
+    @field_validator("document_passwords", mode="before")
+    @classmethod
+    def _list_of_passwords(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if not value.startswith("["):
+            return (value,)
+        try:
+            return tuple(json.loads(value))
+        except (ValueError, TypeError):
+            raise ValueError("neither one password nor a JSON list of them") from None
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.generator == "openai" and not (self.generator_url and self.generator_model):
@@ -350,6 +378,8 @@ def _shown(value: object) -> int | float | str | None:
     """Return a setting as it may be shown: passwords inside URLs are masked, too."""
     if isinstance(value, str):
         return _PASSWORD.sub(r"\1***@", value)
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value)
     return value if isinstance(value, int | float | None) else str(value)
 
 
@@ -402,5 +432,5 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         return f"Settings do not fit together: {message}."
     if place not in origins:
         return f"Unknown setting {place!r}."
-    shown = "" if place.endswith("key") else f" = {_shown(first['input'])!r:.100}"
+    shown = "" if place.endswith(("key", "passwords")) else f" = {_shown(first['input'])!r:.100}"
     return f"Setting {place}{shown} (from {origins[place]}) is not allowed: {message}."

@@ -24,6 +24,7 @@ _PACKAGES = (
     "tantivy",
     "jieba",
     "kreuzberg",
+    "pypdfium2",
     "langchain-core",
     "torch",
     "transformers",
@@ -60,6 +61,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("vector search", _gpu),
         ("reranker", _reranker),
         ("generator", _generator),
+        ("OCR", _ocr),
     ]
     for what, check in checks:
         try:
@@ -129,6 +131,15 @@ def _reranker(settings: Settings) -> Finding:
         return Finding("ok", "reranker", "none (reranker = none)")
     reranker.rerank("ready?", ["ready"])
     return Finding("ok", "reranker", settings.reranker_model or settings.reranker_url)
+
+
+def _ocr(settings: Settings) -> Finding:
+    if settings.ocr == "off":
+        return Finding("ok", "OCR", "off (ocr = off)")
+    if importlib.util.find_spec("rapidocr") is None:
+        how = "scans and pictures are refused; pip install 'youju[ocr]' brings the reader"
+        return Finding("note", "OCR", f"not installed: {how}")
+    return Finding("ok", "OCR", f"rapidocr {version('rapidocr')}, models in its package")
 
 
 def _generator(settings: Settings) -> Finding:

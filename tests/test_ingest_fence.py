@@ -1,4 +1,6 @@
+import errno
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ingest.fence import ParserPool, _document
+from ingest.fence_folder import WorkerFolder, sweep
 from rag.errors import DocumentRejected
 from rag.schema import Document
 
@@ -18,13 +21,13 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the fence is weaker 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit of Linux")
 
 FAKE = """
-import os, signal, socket, sys, time
+import ctypes, os, signal, socket, sys, time
 sys.path.insert(0, sys.argv.pop(1))
 from ingest.worker import main
 from rag.errors import DocumentRejected
 from rag.schema import Document, Span
 
-def parse(data, name):
+def parse(data, name, allowance):
     order = data.decode()
     if order.startswith("sleep"):
         time.sleep(60)
@@ -38,7 +41,7 @@ def parse(data, name):
     elif order == "exit":
         os._exit(3)
     elif order == "deep":
-        return parse(data, name)
+        return parse(data, name, allowance)
     elif order == "print":
         print("garbage on standard output", flush=True)
         os.write(1, b"more of it" * 10_000)
@@ -50,9 +53,29 @@ def parse(data, name):
         except OSError as error:
             return Document(f"refused: {error.errno}")
     elif order == "network":
-        with socket.socket() as probe:
-            probe.settimeout(5)
-            return Document(str(probe.connect_ex(("127.0.0.1", int(name.split(".")[0])))))
+        try:
+            with socket.socket() as probe:
+                probe.settimeout(5)
+                return Document(str(probe.connect_ex(("127.0.0.1", int(name.split(".")[0])))))
+        except PermissionError:
+            return Document("no sockets")
+    elif order == "native network":
+        libc = ctypes.CDLL(None, use_errno=True)
+        answer = libc.socket(socket.AF_INET, socket.SOCK_STREAM, 0)
+        return Document(f"{answer} {ctypes.get_errno()}")
+    elif order == "program":
+        libc = ctypes.CDLL(None, use_errno=True)
+        arguments = (ctypes.c_char_p * 2)(b"/bin/true", None)
+        answer = libc.execv(b"/bin/true", arguments)
+        return Document(f"{answer} {ctypes.get_errno()}")
+    elif order == "endless":
+        while True:
+            os.write(6, b"x" * 65536)
+    elif order == "endless stderr":
+        while True:
+            os.write(2, b"x" * 65536)
+    elif order == "allowance":
+        return Document(f"{allowance.passwords} {allowance.bytes_left} {allowance.reader}")
     elif order == "environment":
         return Document(repr((sorted(os.environ), os.getcwd(), os.listdir(), os.getpid())))
     elif order == "long":
@@ -181,16 +204,61 @@ def test_the_worker_sees_no_environment_and_an_empty_folder(
     assert not Path(folder).exists()
 
 
-@linux
-def test_the_worker_has_no_network_where_namespaces_are_allowed() -> None:
+def test_the_worker_opens_no_sockets() -> None:
     import socket
 
-    allowed = subprocess.run(["unshare", "--user", "--net", "true"], capture_output=True)
-    if allowed.returncode != 0:
-        pytest.skip("this system does not let ordinary processes make network namespaces")
     with socket.create_server(("127.0.0.1", 0)) as server, fake_pool() as pool:
         port = server.getsockname()[1]
-        assert pool.parse(b"network", f"{port}.txt").text != "0"
+        assert pool.parse(b"network", f"{port}.txt").text == "no sockets"
+
+
+@linux
+def test_native_code_opens_no_sockets_and_starts_no_programs(fakes: ParserPool) -> None:
+    if platform.machine() not in ("x86_64", "aarch64"):
+        pytest.skip("the filter of system calls is for x86-64 and aarch64")
+    refused = f"-1 {errno.EPERM}"
+    assert fakes.parse(b"native network", "a.txt").text == refused
+    assert fakes.parse(b"program", "a.txt").text == refused
+
+
+@linux
+@pytest.mark.parametrize("what", ["endless", "endless stderr"])
+def test_a_parser_that_writes_without_end_is_replaced(what: str) -> None:
+    with fake_pool(timeout_s=2.0) as pool:
+        error = order(pool, what)
+    assert error.reason in ("limit", "damaged")
+
+
+def test_passwords_and_limits_reach_the_parser_and_no_command_line() -> None:
+    with ParserPool(command=COMMAND, passwords=["geheim 密"], unpacked_mib=3) as pool:
+        text = pool.parse(b"allowance", "a.txt").text
+        assert text == f"('geheim 密',) {3 << 20} None"
+        _, _, _, worker = eval(pool.parse(b"environment", "a.txt").text)
+        if sys.platform.startswith("linux"):
+            assert b"geheim" not in Path(f"/proc/{worker}/cmdline").read_bytes()
+
+
+@posix
+def test_folders_of_killed_parents_are_swept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    living = WorkerFolder()
+    orphan, young, other = (tmp_path / name for name in ("youju-parse-a", "youju-parse-b", "x"))
+    for folder in (orphan, young, other):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    (tmp_path / "youju-parse-link").symlink_to(other, target_is_directory=True)
+    for old in (orphan, other, Path(living.path or "")):
+        os.utime(old, (1, 1))
+    assert sweep() == 1
+    assert not orphan.exists()
+    assert young.exists()
+    assert (other / "file").exists()
+    assert living.path is not None
+    assert Path(living.path).exists()
+    living.remove()
+    assert not list(tmp_path.glob("youju-parse-?????*/"))[1:]
 
 
 def test_threads_share_a_pool() -> None:
@@ -225,8 +293,10 @@ def test_the_worker_dies_with_a_killed_parent(busy: str) -> None:
         [sys.executable, "-c", PARENT, ROOT, busy, *COMMAND], stdout=subprocess.PIPE
     )
     assert parent.stdout is not None
-    _, _, _, worker = eval(parent.stdout.readline())
+    _, folder, _, worker = eval(parent.stdout.readline())
     os.kill(worker, 0)
+    folder = Path(folder)
+    assert folder.is_dir()
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
@@ -234,6 +304,7 @@ def test_the_worker_dies_with_a_killed_parent(busy: str) -> None:
     while time.monotonic() < deadline and _runs(worker):
         time.sleep(0.02)
     assert not _runs(worker)
+    assert not folder.exists()
 
 
 def _runs(pid: int) -> bool:
