@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from postgres import NewDatabase
 from service_samples import add_file, at_once, count, new_file, new_project
 from sqlalchemy import update
 
@@ -30,21 +30,15 @@ MAKER = Maker("e1", 4, "c1")
 
 
 @pytest.fixture
-def db(tmp_path: Path, empty_database: Path) -> Iterator[Database]:
-    shutil.copy(empty_database, tmp_path)
-    opened = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def keys(db: Database) -> Keys:
     return Keys(db)
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStores]:
-    db = Database(f"sqlite:///{tmp_path_factory.mktemp('stores') / 'youju.db'}")
+def stores(
+    tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase
+) -> Iterator[VectorStores]:
+    db = Database(new_database(tmp_path_factory.mktemp("stores")))
     yield VectorStores(db)
     db.close()
 
@@ -83,7 +77,9 @@ def test_keys_of_one_project_share_it(keys: Keys) -> None:
     assert len({key for _, key in made}) == 4
 
 
-def test_the_key_itself_is_nowhere_on_disk(keys: Keys, db: Database, tmp_path: Path) -> None:
+def test_the_key_itself_is_nowhere_on_disk(tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path / 'youju.db'}")
+    keys = Keys(db)
     info, key = keys.create("secret holder")
     keys.access(key)
     keys.access(key + "x")

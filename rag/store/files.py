@@ -14,7 +14,7 @@ from rag.store.blobs import Blobs, Incoming
 from rag.store.database import Database
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
-from rag.store.service_tables import FileRow, StoreFileRow
+from rag.store.service_tables import FileRow, ProjectRow, StoreFileRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,13 @@ class Files:
         return row
 
     def check_room(self, session: Session, project_id: str, size: int) -> None:
-        """Raise QuotaError if so many bytes more are not allowed to a project."""
+        """Raise QuotaError if so many bytes more are not allowed to a project.
+
+        Until the transaction ends no other can add to the project's files.
+        """
         if self._quota is None:
             return
+        lock_project(session, project_id)
         found = session.scalar(
             select(func.coalesce(func.sum(FileRow.bytes), 0)).where(
                 FileRow.project_id == project_id, FileRow.kept
@@ -148,7 +152,8 @@ class Files:
         """
         with self.blobs.exclusive():
             with self._db.write() as session:
-                row = session.get(FileRow, file_id)
+                # locked: a store that is to hold it waits, and then finds it gone
+                row = session.get(FileRow, file_id, with_for_update=True)
                 if row is None:
                     return True
                 places = select(StoreFileRow.store_id).where(StoreFileRow.file_id == file_id)
@@ -166,8 +171,15 @@ class Files:
     def expired(self) -> list[tuple[str, str]]:
         """Return (project id, file id) of every file whose time has passed."""
         with self._db.read() as session:
-            query = select(FileRow.project_id, FileRow.id).where(FileRow.expires_at <= time.time())
+            now = int(time.time())
+            query = select(FileRow.project_id, FileRow.id).where(FileRow.expires_at <= now)
             return [(project, file) for project, file in session.execute(query)]
+
+
+def lock_project(session: Session, project_id: str) -> None:
+    """Keep others from adding to what a project has, until the transaction ends."""
+    row = select(ProjectRow.id).where(ProjectRow.id == project_id)
+    session.execute(row.with_for_update(key_share=True))
 
 
 def has_expired(row: FileRow) -> bool:

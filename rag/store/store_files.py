@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from rag.errors import AlreadyThere, UnknownFile
 from rag.schema import IntArray
-from rag.store.database import Database
+from rag.store.database import Database, retried
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
 from rag.store.service_tables import FileBatchRow, FileRow, StoreFileRow
@@ -76,18 +76,23 @@ class StoreFiles:
             AlreadyThere: If one is there with chunks of another size than is now asked for.
         """
         try:
-            self._add(store_id, entries, batch_id)
+            try:
+                self._add(store_id, entries, batch_id)
+            except IntegrityError:  # another put one of them in at the same moment?
+                self._add(store_id, entries, batch_id)
         except IntegrityError as error:
             raise UnknownFile(
                 "A file or the store does not exist any more; nothing was put in.",
                 do="List them, and try again.",
             ) from error
 
+    @retried
     def _add(self, store_id: str, entries: Sequence[Entry], batch_id: str) -> None:
         now = int(time.time())
         with self._db.write() as session:
-            for entry in entries:
-                row = session.get(StoreFileRow, (store_id, entry.file_id))
+            # All in one order: two that put the same files in then wait for each other in turn.
+            for entry in sorted(entries, key=lambda entry: entry.file_id):
+                row = session.get(StoreFileRow, (store_id, entry.file_id), with_for_update=True)
                 if row is None:
                     row = StoreFileRow(
                         store_id=store_id, file_id=entry.file_id, status="", usage_bytes=0,
@@ -233,6 +238,7 @@ class StoreFiles:
             session.expunge_all()
             return batch, counts
 
+    @retried
     def cancel_batch(self, batch_id: str) -> None:
         """Give up the files of a batch that are not completed."""
         row = StoreFileRow
@@ -298,6 +304,7 @@ class StoreFiles:
         with self._db.write() as session:
             session.execute(_update_claimed(claimed).values(worker=None, worker_until=until))
 
+    @retried
     def release(self, worker: str) -> None:
         """Give back what a worker has claimed and not finished."""
         row = StoreFileRow
