@@ -141,11 +141,13 @@ def samples_home(tmp_path_factory: pytest.TempPathFactory, converted_models: Pat
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, converted_models: Path) -> Iterator[Served]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, converted_models: Path, new_database: NewDatabase
+) -> Iterator[Served]:
     """A live server with no keys and nothing in it, shared by tests that name their own stores."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "models").symlink_to(converted_models, target_is_directory=True)
-    with serving(folder) as running:
+    with serving(folder, database_url=new_database(folder)) as running:
         yield running
 
 

@@ -138,7 +138,8 @@ def cluster(**settings: str) -> Iterator[Cluster]:
         try:
             yield running
         finally:
-            running.control("stop", "-m", "immediate")
+            if (folder / "data/postmaster.pid").exists():
+                running.control("stop", "-m", "immediate")
 
 
 def _free_port() -> int:

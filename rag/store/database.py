@@ -138,6 +138,10 @@ class Database:
                 if found is None:
                     raise
                 raise found from error
+            except OSError as error:  # pg8000 lets some errors of the socket through
+                if not self._is_postgres:
+                    raise
+                raise postgres.unreachable(self.name, error.strerror or str(error)) from error
 
     @property
     def _is_postgres(self) -> bool:

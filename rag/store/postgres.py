@@ -6,17 +6,29 @@ it takes a lock (READ COMMITTED). Errors are told apart by SQLSTATE: pg8000 has 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+)
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from rag.errors import StorageBusy, StorageError
 
 _WAIT_S = 10.0
 """Seconds that a thread waits for a connection, at most."""
+
+_TRUSTED_S = 1.0
+"""A connection that has been idle for longer is tried before it is used: that takes a while."""
 
 _MIGRATION_LOCK: Final = 0x796F756A75
 """Held while the schema is changed; PostgreSQL's advisory locks have numbers for names."""
@@ -70,7 +82,6 @@ def make_engine(url: URL, *, pool: int, timeout_s: float) -> Engine:
     engine = create_engine(
         url,
         isolation_level="REPEATABLE READ",
-        pool_pre_ping=True,
         pool_size=pool,
         max_overflow=0,
         pool_timeout=min(timeout_s, _WAIT_S),
@@ -84,7 +95,26 @@ def make_engine(url: URL, *, pool: int, timeout_s: float) -> Engine:
         cursor.close()
         connection.commit()
 
+    broken = (engine.dialect.loaded_dbapi.Error, OSError)
+
+    def check_idle(
+        connection: Any,  # noqa: ANN401
+        record: ConnectionPoolEntry,
+        _proxy: PoolProxiedConnection,
+    ) -> None:
+        # In place of SQLAlchemy's own check: pg8000 lets some errors of the socket through.
+        if time.monotonic() - record.info.get("youju_used", math.inf) <= _TRUSTED_S:
+            return
+        try:
+            cursor = connection.cursor()
+            cursor.execute("SELECT 1")
+            cursor.close()
+        except broken as error:
+            raise InvalidatePoolError from error  # this one is replaced, and all others
+
     event.listen(engine, "connect", prepare)
+    event.listen(engine, "checkin", _remember_use)
+    event.listen(engine, "checkout", check_idle)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "handle_error", _notice_loss)
     return engine
@@ -128,11 +158,16 @@ def meaning(error: DBAPIError, name: str) -> Exception | None:
         if code.startswith(prefix):
             return StorageError(f"The database {name} {what.format(_message(error))}.", do=do)
     if not code and isinstance(error, (OperationalError, InterfaceError)):
-        return StorageError(
-            f"The database {name} cannot be reached: {_message(error)}.",
-            do="Check that it runs, and the setting database_url.",
-        )
+        return unreachable(name, _message(error))
     return None
+
+
+def unreachable(name: str, reason: str) -> StorageError:
+    """Return the error for a server that does not answer."""
+    return StorageError(
+        f"The database {name} cannot be reached: {reason}.",
+        do="Check that it runs, and the setting database_url.",
+    )
 
 
 def pool_is_full(name: str, pool: int) -> StorageBusy:
@@ -169,7 +204,12 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
+def _remember_use(_connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401
+    record.info["youju_used"] = time.monotonic()
+
+
 def _notice_loss(context: ExceptionContext) -> None:
     """Tell the pool of connections that are lost: drivers do not know all such errors."""
-    if sqlstate(context.original_exception).startswith(_LOST):
+    error = context.original_exception
+    if isinstance(error, OSError) or sqlstate(error).startswith(_LOST):
         context.is_disconnect = True
