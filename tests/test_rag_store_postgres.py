@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,19 @@ def test_a_connection_that_the_server_closed_is_replaced(postgres: Cluster, db: 
         _end_all(postgres)
         time.sleep(1.1)
         store.commit([new_document("b", version)])
+
+
+def test_a_connection_that_was_idle_is_as_good_as_new(db: Database) -> None:
+    store = make_store(db)
+    for version in range(2):
+        time.sleep(1.1)
+        store.commit([new_document("a", version)])
+        time.sleep(1.1)
+        assert len(store.hashes()) == 1
+        with db.read() as session:
+            assert session.scalar(text("SHOW transaction_isolation")) == "repeatable read"
+        with db.write() as session:
+            assert session.scalar(text("SHOW transaction_isolation")) == "read committed"
 
 
 def test_an_idle_connection_that_timed_out_is_replaced(postgres: Cluster, url: str) -> None:
@@ -334,8 +348,8 @@ def test_a_file_that_is_deleted_while_it_is_put_into_a_store(db: Database, tmp_p
         file = add_file(files, b"%d" % number)
         deleted, put = at_once(
             [
-                lambda file=file: files.delete(file.id),  # type: ignore[misc]
-                lambda file=file: listed.add(store.id, [Entry(file.id)]),  # type: ignore[misc]
+                partial(files.delete, file.id),
+                partial(listed.add, store.id, [Entry(file.id)]),
             ]
         )
         if deleted:
@@ -352,7 +366,7 @@ def test_the_same_files_put_in_at_once(db: Database, tmp_path: Path) -> None:
     ids = [add_file(files, b"%d" % number).id for number in range(6)]
     ways = [ids, ids[::-1], ids[3:] + ids[:3], ids]
 
-    done = at_once([lambda way=way: listed.add(store.id, [Entry(i) for i in way]) for way in ways])
+    done = at_once([partial(listed.add, store.id, [Entry(i) for i in way]) for way in ways])
 
     assert done == [None] * 4
     assert set(listed.all_ids(store.id)) == set(ids)
@@ -386,8 +400,8 @@ def test_a_store_that_is_deleted_while_it_is_written_leaves_nothing(url: str, db
         store.commit([new_document("a")])
         wrote, _ = at_once(
             [
-                lambda store=store: store.commit([new_document("a", 2), new_document("b")]),
-                lambda number=number: Catalog(db).delete(f"s{number}"),  # type: ignore[misc]
+                partial(store.commit, [new_document("a", 2), new_document("b")]),
+                partial(Catalog(db).delete, f"s{number}"),
             ]
         )
         assert isinstance(wrote, UnknownStore | dict)

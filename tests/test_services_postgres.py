@@ -149,5 +149,5 @@ def test_a_server_without_its_database_does_not_start(
     monkeypatch.setenv("YOUJU_DATABASE_URL", own.url("postgres"))
     own.control("stop", "-m", "fast")
     done = run("serve", "--port", "0", "--workers", "2")
-    assert_one_line(done, "cannot be reached: Connection refused. Check that it runs")
+    assert_one_line(done, 1, "cannot be reached: Connection refused. Check that it runs")
     assert "secret" not in done.err

@@ -109,6 +109,7 @@ def make_engine(url: URL, *, pool: int, timeout_s: float) -> Engine:
             cursor = connection.cursor()
             cursor.execute("SELECT 1")
             cursor.close()
+            connection.rollback()  # the transaction to come sees what is there when it begins
         except broken as error:
             raise InvalidatePoolError from error  # this one is replaced, and all others
 
