@@ -147,7 +147,8 @@ def served(
     """A live server with no keys and nothing in it, shared by tests that name their own stores."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "models").symlink_to(converted_models, target_is_directory=True)
-    with serving(folder, database_url=new_database(folder)) as running:
+    # Few connections: what takes two at once would wait for itself.
+    with serving(folder, database_url=new_database(folder), database_pool=2) as running:
         yield running
 
 
