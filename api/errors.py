@@ -49,6 +49,7 @@ def _ours(status: int, code: str, message: str, retry_after: int = 0) -> Meaning
 
 _MODEL = "The server's model failed. Try again; if it persists, tell who runs the server."
 _SET_UP = "The server is not set up for this. Tell who runs it."
+_BUSY = "The server's database is busy. Try again in a moment."
 _DISK = "The server's storage cannot be used now. Try again later."
 
 MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
@@ -79,6 +80,7 @@ MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
     ),
     errors.DocumentRejected: Meaning(400, INVALID, "document_rejected"),
     errors.StorageError: _ours(503, "storage_unavailable", _DISK, retry_after=5),
+    errors.StorageBusy: _ours(503, "storage_busy", _BUSY, retry_after=2),
     errors.ModelError: _ours(502, "model_failed", _MODEL),
     errors.MissingExtra: _ours(500, "misconfigured", _SET_UP),
     errors.CheckpointError: _ours(500, "misconfigured", _SET_UP),

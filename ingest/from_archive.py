@@ -17,7 +17,7 @@ import zlib
 from typing import IO
 
 from ingest.allowance import Allowance, AllowanceSpent
-from ingest.discover import SUPPORTED, media_type
+from ingest.discover import SUPPORTED, media_type, printable
 from ingest.encoding import decode
 from ingest.members import Members
 from ingest.zip_aes import AES, read_aes
@@ -43,6 +43,10 @@ _UNTAR_ERRORS = (tarfile.TarError, gzip.BadGzipFile, zlib.error, ValueError, EOF
 _JUNK = ("__macosx", "thumbs.db", "desktop.ini")
 
 
+class _Locked(DocumentRejected):
+    """A member is encrypted: who locked a part of an archive is asked, the rest is not guessed."""
+
+
 def zip_document(data: bytes, allowance: Allowance) -> Document:
     """Read a ZIP archive.
 
@@ -51,7 +55,8 @@ def zip_document(data: bytes, allowance: Allowance) -> Document:
         allowance: Its limits; the passwords are tried on encrypted members.
 
     Raises:
-        DocumentRejected: As `Members.finish`; "damaged" without a directory, "limit" for bombs.
+        DocumentRejected: As `Members.finish`; "damaged" without a directory, "limit" for bombs,
+            "encrypted" if no password opens one of the documents in it.
     """
     with allowance.container():
         members = Members(allowance)
@@ -118,7 +123,7 @@ def _add_zipped(
         if media_type(name) is None:
             raise _format_unknown()
         content = _unzip(archive, entry, data, allowance)
-    except AllowanceSpent:
+    except (AllowanceSpent, _Locked):
         raise
     except DocumentRejected as error:
         members.refuse(name, error)
@@ -147,8 +152,9 @@ def _unzip(
                     return _bounded(source, entry.compress_size, allowance)
             except (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError):
                 continue  # the wrong password, or one that only looked right
-    raise DocumentRejected(
-        "encrypted, and opens with a password only.",
+    raise _Locked(
+        f"The ZIP archive is encrypted: {printable(_zip_name(entry)[-80:])} in it opens with a "
+        "password only.",
         reason="encrypted",
         do="Give the password in the setting document_passwords.",
     )

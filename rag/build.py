@@ -160,7 +160,10 @@ class Rag:
     @once
     def db(self) -> Database:
         """The database, opened on first use."""
-        return Database(self.settings.url, timeout_s=self.settings.database_timeout)
+        settings = self.settings
+        return Database(
+            settings.url, timeout_s=settings.database_timeout, pool=settings.database_pool
+        )
 
     @once
     def catalog(self) -> Catalog:

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     database_timeout: Seconds = Field(
         30.0, description="Seconds to wait for another process's write to end."
     )
+    database_pool: Annotated[int, Field(ge=2, le=1000)] = Field(
+        10, description="Connections of a process to PostgreSQL, at most; SQLite has no such limit."
+    )
     store: str = Field(
         "default", min_length=1, max_length=100, description="Store used where none is named."
     )

@@ -91,11 +91,10 @@ def _home(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> Finding:
-    from rag.build import make_embedder
+    from rag.build import Rag, make_embedder
     from rag.store.catalog import Catalog
-    from rag.store.database import Database
 
-    database = Database(settings.url, timeout_s=settings.database_timeout)
+    database = Rag(settings).db
     stores = Catalog(database).stores()
     database.close()
     mine = make_embedder(settings).fingerprint

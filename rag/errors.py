@@ -19,6 +19,7 @@
     │   └── IndexMismatch                   the store was made by another embedder
     ├── DocumentRejected           exit 1   one file was refused; the others go on
     ├── StorageError               exit 1   the home folder or the database cannot be used now
+    │   └── StorageBusy                     others are in the way; asking again soon can succeed
     ├── ModelError                 exit 1   a model is missing, damaged or does not answer
     │   ├── MissingExtra                    an optional package is not installed
     │   ├── CheckpointError                 a model folder is not what it should be, or damaged
@@ -136,6 +137,10 @@ class DocumentRejected(YoujuError):
 
 class StorageError(YoujuError):
     """The home folder or the database cannot be used now: read-only, full, locked, damaged."""
+
+
+class StorageBusy(StorageError):
+    """Others use the database so much that this could not be done; nothing was changed."""
 
 
 class ModelError(YoujuError):

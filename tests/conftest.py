@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command import Done, Run
+from postgres import Cluster, CopyDatabase, NewDatabase, cluster
 from served import Served, serving
 
 import youju
+from rag.store.database import Database
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
@@ -57,11 +60,59 @@ def converted_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty SQLite database of the newest schema; a copy is made quicker than a new one."""
-    from rag.store.database import Database
-
     path = tmp_path_factory.mktemp("empty") / "youju.db"
     Database(f"sqlite:///{path}").close()
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server for all tests that need one."""
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture(
+    scope="session",
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)],
+)
+def new_database(request: pytest.FixtureRequest) -> NewDatabase:
+    """Makes empty databases of the newest schema, of SQLite and of PostgreSQL in turn."""
+    if request.param == "postgresql":
+        postgres: Cluster = request.getfixturevalue("postgres")
+        return lambda _folder: postgres.migrated_url()
+    empty: Path = request.getfixturevalue("empty_database")
+    return lambda folder: f"sqlite:///{shutil.copy(empty, folder)}"
+
+
+@pytest.fixture
+def database_url(tmp_path: Path, new_database: NewDatabase) -> str:
+    """An empty database's URL; that of SQLite is youju.db in `tmp_path`."""
+    return new_database(tmp_path)
+
+
+@pytest.fixture
+def copy_database(database_url: str, request: pytest.FixtureRequest) -> CopyDatabase:
+    """Copies the databases of the kind that the test has."""
+    if database_url.startswith("postgresql"):
+        postgres: Cluster = request.getfixturevalue("postgres")
+        return postgres.copy
+
+    def copy(source: str, target: str) -> str:
+        if "/" not in target:
+            target = f"{source}-{target}"
+        shutil.copy(source.removeprefix("sqlite:///"), target.removeprefix("sqlite:///"))
+        return target
+
+    return copy
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """An empty database."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -90,11 +141,14 @@ def samples_home(tmp_path_factory: pytest.TempPathFactory, converted_models: Pat
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, converted_models: Path) -> Iterator[Served]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, converted_models: Path, new_database: NewDatabase
+) -> Iterator[Served]:
     """A live server with no keys and nothing in it, shared by tests that name their own stores."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "models").symlink_to(converted_models, target_is_directory=True)
-    with serving(folder) as running:
+    # Few connections: what takes two at once would wait for itself.
+    with serving(folder, database_url=new_database(folder), database_pool=2) as running:
         yield running
 
 

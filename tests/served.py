@@ -26,10 +26,11 @@ from rag.config import Settings
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs, at `url`; `home` is its folder."""
+    """A server that runs, at `url`; `home` is its folder, `database` its database's URL."""
 
     url: str
     home: Path
+    database: str
     _clients: list[OpenAI] = field(default_factory=list)
 
     def client(self, key: str = "none", **options: Any) -> OpenAI:
@@ -64,7 +65,8 @@ def serving(home: Path, tracing: Tracing | None = None, **settings: Any) -> Iter
             logger_factory=structlog.PrintLoggerFactory(Path(os.devnull).open("w")),
             cache_logger_on_first_use=False,
         )
-    app = application(build_rag(Settings(home=home, **settings)), tracing)
+    loaded = Settings(home=home, **settings)
+    app = application(build_rag(loaded), tracing)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
@@ -77,7 +79,7 @@ def serving(home: Path, tracing: Tracing | None = None, **settings: Any) -> Iter
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
         _wait_until_ready(url, thread)
-        running = Served(url, home)
+        running = Served(url, home, loaded.url)
         try:
             yield running
         finally:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from command import Run, assert_one_line
 from fastapi.routing import APIRoute
+from postgres import NewDatabase
 from served import Served, serving
 
 from api.access import Doorman
@@ -149,11 +150,13 @@ def _filled(value: Any, ids: dict[str, str]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, converted_models: Path) -> Iterator[Two]:
+def two(
+    tmp_path_factory: pytest.TempPathFactory, converted_models: Path, new_database: NewDatabase
+) -> Iterator[Two]:
     home = tmp_path_factory.mktemp("two")
     (home / "models").symlink_to(converted_models, target_is_directory=True)
-    with serving(home) as served:
-        db = Database(f"sqlite:///{home / 'youju.db'}")
+    with serving(home, database_url=new_database(home)) as served:
+        db = Database(served.database)
         made = Keys(db)
         keys = {
             scope: made.create(scope, project="ours", scope=scope)[1]
@@ -287,7 +290,7 @@ def test_lists_show_own_things_only(two: Two) -> None:
 
 
 def test_revoked_and_expired_keys_are_worthless_within_two_seconds(two: Two) -> None:
-    db = Database(f"sqlite:///{two.served.home / 'youju.db'}")
+    db = Database(two.served.database)
     keys = Keys(db)
     info, key = keys.create("short")
     expired, old = keys.create("old", days=1)

@@ -84,7 +84,7 @@ def test_a_file_expires(served: Served, client: OpenAI) -> None:
     expiry = ExpiresAfter(anchor="created_at", seconds=DAY)
     file = client.files.create(file=("a.txt", b"a"), purpose="assistants", expires_after=expiry)
     assert file.expires_at == file.created_at + DAY
-    db = Database(f"sqlite:///{served.home}/youju.db")
+    db = Database(served.database)
     with db.write() as session:  # a day later
         session.execute(update(FileRow).where(FileRow.id == file.id).values(expires_at=1))
     db.close()

@@ -55,7 +55,7 @@ def _said(connection: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_without_a_valid_key_no_body_is_waited_for(keys: list[str], path: str) -> None:
-    served = Served(keys[0], Path())
+    served = Served(keys[0], Path(), "")
     for key in ("", "sk-youju-" + "x" * 43):
         got = _at_once(served, path, key)
         status = b"403" if path == "/retrieval" else b"401"
@@ -64,7 +64,7 @@ def test_without_a_valid_key_no_body_is_waited_for(keys: list[str], path: str) -
 
 
 def test_what_is_refused_is_counted_under_its_route(keys: list[str]) -> None:
-    served = Served(keys[0], Path())
+    served = Served(keys[0], Path(), "")
     _at_once(served, "/v1/vector_stores/vs_1/search", "")
     line = 'route="/v1/vector_stores/{store_id}/search",status="401"'
     with served.http() as http:
@@ -74,7 +74,7 @@ def test_what_is_refused_is_counted_under_its_route(keys: list[str]) -> None:
 def test_each_request_is_counted_once_and_one_too_many_is_refused_at_once(
     keys: list[str],
 ) -> None:
-    served = Served(keys[0], Path())
+    served = Served(keys[0], Path(), "")
     with served.http(keys[1]) as http:
         for _ in range(PER_MINUTE):
             assert http.post("/v1/vector_stores", json={}).status_code == 200
@@ -87,7 +87,7 @@ def test_each_request_is_counted_once_and_one_too_many_is_refused_at_once(
 
 def test_with_a_key_the_body_is_waited_for(keys: list[str]) -> None:
     begin = time.monotonic()
-    assert _at_once(Served(keys[0], Path()), "/v1/embeddings", keys[2]) == b""
+    assert _at_once(Served(keys[0], Path(), ""), "/v1/embeddings", keys[2]) == b""
     assert time.monotonic() - begin > 1
 
 

@@ -384,7 +384,7 @@ def test_an_expired_store_is_known_and_not_searched(served: Served, client: Open
     store = client.vector_stores.create(
         name="short", expires_after={"anchor": "last_active_at", "days": 1}
     ).id
-    db = Database(f"sqlite:///{served.home}/youju.db")
+    db = Database(served.database)
     VectorStores(db).change(store, {"last_active_at": int(time.time()) - 2 * 86_400})
     db.close()
     assert client.vector_stores.retrieve(store).status == "expired"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres import CopyDatabase
 from safetensors.numpy import load_file, save_file
 from store_samples import DIM, make_store, new_document
 
@@ -28,13 +27,6 @@ from rag.store.catalog import Catalog
 from rag.store.corpus import Store
 from rag.store.database import Database
 from rag.testing import FakeLexicalIndex
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -245,17 +237,21 @@ def test_no_flipped_byte_ever_gives_a_wrong_index(
 
 @pytest.mark.parametrize("written_past", [False, True])
 def test_a_snapshot_of_a_history_that_a_backup_replaced_is_rebuilt(
-    store: Store, folder: Path, tmp_path: Path, written_past: bool
+    db: Database,
+    database_url: str,
+    copy_database: CopyDatabase,
+    store: Store,
+    folder: Path,
+    written_past: bool,
 ) -> None:
-    live_file, backup_file = tmp_path / "youju.db", tmp_path / "backup.db"
-    with closing(sqlite3.connect(live_file)) as live, closing(sqlite3.connect(backup_file)) as kept:
-        live.backup(kept)
+    db.close()  # its connections, that is: it opens others
+    backup = copy_database(database_url, "backup")
     follower = dense(store, folder)
     store.commit([new_document("later", 3)])
     follower.save()
     lost = truth(store)
-    with closing(sqlite3.connect(backup_file)) as kept, closing(sqlite3.connect(live_file)) as live:
-        kept.backup(live)
+    db.close()
+    copy_database(backup, database_url)
     if written_past:  # other chunks now have the ids that the lost ones had
         store.commit([new_document("instead", 4), new_document("and more", 5)])
 

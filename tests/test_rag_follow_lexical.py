@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,13 +14,6 @@ from rag.index.lexical import TantivyIndex
 from rag.store.corpus import Store
 from rag.store.database import Database
 from rag.testing import FakeLexicalIndex, check_lexical_index
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

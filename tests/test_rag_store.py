@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,13 +12,6 @@ from rag.errors import IndexMismatch, UnknownFile, UnknownStore
 from rag.store.catalog import Catalog
 from rag.store.corpus import Store
 from rag.store.database import Database
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -161,13 +151,23 @@ def test_a_vector_that_float16_cannot_hold_is_refused(store: Store, bad: float) 
 
 
 def test_names_and_texts_of_any_characters(store: Store) -> None:
-    names = ["a'; DROP TABLE chunks; --", "%", "_", "x\ny", "😀", "‮abc", "a" * 1000, "\x00"]
+    names = ["a'; DROP TABLE chunks; --", "%", "_", "x\ny", "😀", "‮abc", "a" * 1000, "\x01"]
     store.commit([new_document(name) for name in names])
 
     assert set(store.hashes()) == set(names)
     for name in names:
         assert store.document(name).text == f"{name} v1"
     assert store.delete(names) == 2 * len(names)
+
+
+def test_nul_becomes_a_character_that_every_database_can_hold(store: Store) -> None:
+    assert store.commit([new_document("a\0b")]) == {"a\ufffdb": "added"}
+    assert store.commit([new_document("a\0b")]) == {"a\ufffdb": "unchanged"}
+
+    assert store.document("a\0b").text == "a\ufffdb v1"
+    texts = [text for part in store.texts(store.delta(0).added) for _, text in part]
+    assert texts == [f"a\ufffdb\na\ufffdb v1 #{place}" for place in range(2)]
+    assert store.delete(["a\0b"]) == 2
 
 
 @pytest.mark.parametrize("name", ["nothing", "\udcff", "\ud800x"])

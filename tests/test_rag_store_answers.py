@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from service_samples import count, new_project
 
@@ -21,11 +17,8 @@ PASSAGE = {"file": "手册.md", "page": None, "context": "A > B", "text": "泵 \
 
 
 @pytest.fixture
-def responses(tmp_path: Path, empty_database: Path) -> Iterator[Responses]:
-    shutil.copy(empty_database, tmp_path)
-    db = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield Responses(db)
-    db.close()
+def responses(db: Database) -> Responses:
+    return Responses(db)
 
 
 def keep(

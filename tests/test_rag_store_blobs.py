@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from postgres import NewDatabase
 from service_samples import add_file, at_once, count, new_file, new_project, on_disk
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
@@ -31,17 +31,14 @@ CONTENTS = (b"", b"a", "中文".encode(), b"\x00" * 3_000_000)
 
 
 @pytest.fixture
-def files(tmp_path: Path, empty_database: Path) -> Iterator[Files]:
-    shutil.copy(empty_database, tmp_path)
-    db = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield Files(db, Blobs(tmp_path / "blobs"))
-    db.close()
+def files(db: Database, tmp_path: Path) -> Files:
+    return Files(db, Blobs(tmp_path / "blobs"))
 
 
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+def lasting(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase) -> Iterator[Files]:
     folder = tmp_path_factory.mktemp("blobs")
-    db = Database(f"sqlite:///{folder / 'youju.db'}")
+    db = Database(new_database(folder))
     yield Files(db, Blobs(folder / "blobs"))
     db.close()
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,14 +25,6 @@ from rag.store.service_tables import FileBatchRow, FileRow, StoreFileRow
 from rag.store.store_files import Counts, Entry, StoreFiles
 from rag.store.tables import DEFAULT_PROJECT, DocumentRow, StoreRow
 from rag.store.vector_stores import Maker, NewStore, VectorStores
-
-
-@pytest.fixture
-def db(tmp_path: Path, empty_database: Path) -> Iterator[Database]:
-    shutil.copy(empty_database, tmp_path)
-    opened = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -264,10 +254,12 @@ def test_a_batch_is_given_up_but_for_what_is_done(
 # -- workers ---------------------------------------------------------------------------------------
 
 
-def test_many_workers_never_get_the_same_file(db: Database, store: Store, tmp_path: Path) -> None:
+def test_many_workers_never_get_the_same_file(
+    db: Database, store: Store, database_url: str
+) -> None:
     ids = add_rows(db, 24)
     StoreFiles(db).add(store.id, [Entry(file) for file in ids])
-    others = [Database(f"sqlite:///{tmp_path / 'youju.db'}") for _ in range(2)]
+    others = [Database(database_url) for _ in range(2)]
     got: list[list[str]] = [[] for _ in range(4)]
     ready = threading.Barrier(4)
 

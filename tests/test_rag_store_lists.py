@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from postgres import NewDatabase
 from service_samples import add_file, check_lists_agree, check_nothing_is_left
 from sqlalchemy import select
 from store_samples import DIM, live, log_of, new_document, replay
@@ -29,9 +30,9 @@ ACTIONS = (
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+def files(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase) -> Iterator[Files]:
     folder = tmp_path_factory.mktemp("lists")
-    db = Database(f"sqlite:///{folder / 'youju.db'}")
+    db = Database(new_database(folder))
     yield Files(db, Blobs(folder / "blobs"))
     db.close()
 

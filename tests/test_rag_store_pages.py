@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from postgres import NewDatabase
 from service_samples import new_project
 from sqlalchemy import update
 
@@ -23,9 +24,9 @@ Order = Literal["asc", "desc"]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+def files(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase) -> Iterator[Files]:
     folder = tmp_path_factory.mktemp("pages")
-    db = Database(f"sqlite:///{folder / 'youju.db'}")
+    db = Database(new_database(folder))
     yield Files(db, Blobs(folder / "blobs"))
     db.close()
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,11 +22,8 @@ from rag.store.uploads import Uploads, UploadState
 
 
 @pytest.fixture
-def files(tmp_path: Path, empty_database: Path) -> Iterator[Files]:
-    shutil.copy(empty_database, tmp_path)
-    db = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield Files(db, Blobs(tmp_path / "blobs"))
-    db.close()
+def files(db: Database, tmp_path: Path) -> Files:
+    return Files(db, Blobs(tmp_path / "blobs"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from rag.store.changelog import in_parts
-from rag.store.database import Database
+from rag.store.database import Database, retried
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
 from rag.store.service_tables import FeedbackRow, ResponseRow
@@ -84,17 +84,18 @@ class Responses:
             session.execute(delete(FeedbackRow).where(FeedbackRow.response_id == response_id))
             session.execute(delete(ResponseRow).where(ResponseRow.id == response_id))
 
+    @retried
     def forget_before(self, moment: int) -> int:
         """Forget unrated answers given before a moment, Unix seconds; return how many."""
-        rated = select(FeedbackRow.response_id)
+        unrated = ResponseRow.id.not_in(select(FeedbackRow.response_id))
+        forgotten = 0
         with self._db.write() as session:
-            old = select(ResponseRow.id).where(
-                ResponseRow.created_at < moment, ResponseRow.id.not_in(rated)
-            )
-            ids = list(session.scalars(old))
-            for part in in_parts(ids):
-                session.execute(delete(ResponseRow).where(ResponseRow.id.in_(part)))
-            return len(ids)
+            old = select(ResponseRow.id).where(ResponseRow.created_at < moment, unrated)
+            ids = list(session.scalars(old.with_for_update(skip_locked=True)))
+            for part in in_parts(ids):  # one may have been rated just before it was locked
+                gone = delete(ResponseRow).where(ResponseRow.id.in_(part), unrated)
+                forgotten += len(session.scalars(gone.returning(ResponseRow.id)).all())
+            return forgotten
 
     # -- feedback ------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from rag.errors import UnknownStore, UsageError
 from rag.store.corpus import Store
-from rag.store.database import Database
+from rag.store.database import Database, retried
 from rag.store.ids import new_id
 from rag.store.service_tables import BatchFileRow, FileBatchRow, FileRow, ProjectRow, StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
@@ -137,6 +137,7 @@ class Catalog:
                 continue
         return self.get(name)
 
+    @retried
     def delete(self, name: str) -> int:
         """Delete a store with everything in it; return how many documents it held.
 
@@ -147,6 +148,7 @@ class Catalog:
         with self._db.write() as session:
             return delete_rows(session, store.id)
 
+    @retried
     def delete_shadows(self, older_than_s: float) -> int:
         """Delete hidden stores that a killed reindex left behind; return how many there were."""
         limit = int(time.time() - older_than_s)
@@ -159,6 +161,7 @@ class Catalog:
 
 def delete_rows(session: Session, store_id: str) -> int:
     """Delete a store with everything in it; return how many documents it held."""
+    session.execute(select(StoreRow.id).where(StoreRow.id == store_id).with_for_update())
     held = session.scalar(
         select(func.count()).select_from(DocumentRow).where(DocumentRow.store_id == store_id)
     )

@@ -177,8 +177,8 @@ class ChangeLog:
                 "sha256": new.sha256,
                 "size": new.size,
                 "media_type": document.media_type,
-                "title": document.title,
-                "text": document.text,
+                "title": without_nul(document.title),
+                "text": without_nul(document.text),
                 "pages": [[s.start, s.end, s.label] for s in document.pages],
                 "sections": [[s.start, s.end, s.label] for s in document.sections],
                 "warnings": list(document.warnings),
@@ -199,8 +199,8 @@ class ChangeLog:
                 "start": passage.start,
                 "end": passage.end,
                 "page": passage.page,
-                "context": passage.context,
-                "text": passage.text,
+                "context": without_nul(passage.context),
+                "text": without_nul(passage.text),
                 "vector": vector.astype(STORED_VECTOR).tobytes(),
             }
             for passage, vector in zip(new.passages, new.vectors, strict=True)
@@ -220,7 +220,7 @@ class ChangeLog:
             return
         first = self.seq + 1 + secrets.randbelow(_GAP)
         self._session.execute(
-            insert(ChangeRow),
+            insert(ChangeRow).returning(ChangeRow.seq),  # so that drivers send many rows at once
             [
                 {"store_id": self._store_id, "seq": seq, "op": op, "chunk_id": chunk_id}
                 for seq, (op, chunk_id) in enumerate(self._changes, start=first)
@@ -237,6 +237,11 @@ def used_bytes(new: NewDocument) -> int:
     """Return what a document takes in the store: its text, and the vectors of its passages."""
     text = sum(len(passage.text.encode("utf-8", "replace")) for passage in new.passages)
     return text + new.vectors.size * STORED_VECTOR.itemsize
+
+
+def without_nul(text: str) -> str:
+    """Put U+FFFD in the place of NUL, which PostgreSQL cannot store; all offsets stay right."""
+    return text.replace("\0", "\ufffd")
 
 
 def in_parts(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:

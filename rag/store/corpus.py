@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Literal
 
@@ -19,8 +19,15 @@ from sqlalchemy.orm import Session
 
 from rag.errors import IndexMismatch, StorageError, UnknownFile, UnknownStore
 from rag.schema import Chunk, Document, FloatArray, IntArray, Span
-from rag.store.changelog import STORED_VECTOR, ChangeLog, NewDocument, in_parts, used_bytes
-from rag.store.database import Database
+from rag.store.changelog import (
+    STORED_VECTOR,
+    ChangeLog,
+    NewDocument,
+    in_parts,
+    used_bytes,
+    without_nul,
+)
+from rag.store.database import Database, retried
 from rag.store.service_tables import StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
@@ -150,6 +157,7 @@ class Store:
             )
             .join(DocumentRow, DocumentRow.id == row.document_id)
             .where(row.store_id == self.id)
+            .order_by(row.id)
         )  # fmt: skip
         found: dict[int, Chunk] = {}
         for part in in_parts(ids):
@@ -296,10 +304,15 @@ class Store:
         Raises:
             UnknownStore: If the store has been deleted meanwhile.
         """
+        return self._commit(list(documents))
+
+    @retried
+    def _commit(self, documents: Sequence[NewDocument]) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
         with self._db.write() as session:
             log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
-            for new in documents:
+            for given in documents:
+                new = replace(given, name=without_nul(given.name), source=without_nul(given.source))
                 row = DocumentRow
                 old = session.execute(
                     select(row.id, row.name, row.sha256, row.file_id).where(
@@ -317,6 +330,7 @@ class Store:
             log.write()
         return outcomes
 
+    @retried
     def commit_file(self, new: NewDocument, worker: str) -> bool:
         """Store the document of a file that is in the store's list, and mark it completed.
 
@@ -334,7 +348,7 @@ class Store:
         """
         with self._db.write() as session:
             log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
-            listed = session.get(StoreFileRow, (self.id, new.file_id))
+            listed = session.get(StoreFileRow, (self.id, new.file_id), with_for_update=True)
             if listed is None or (listed.status, listed.worker) != ("in_progress", worker):
                 return False
             log.insert(new, _free_name(session, self.id, new))
@@ -344,6 +358,7 @@ class Store:
             listed.worker = None
         return True
 
+    @retried
     def remove_file(self, file_id: str) -> bool:
         """Take a file out of the store, with its document if there is one yet.
 
@@ -368,6 +383,7 @@ class Store:
             )
         return listed
 
+    @retried
     def delete(self, names: Sequence[str], *, missing_ok: bool = False) -> int:
         """Delete documents by name, all or none; return how many chunks went with them.
 
@@ -395,6 +411,7 @@ class Store:
             log.write()
             return dropped
 
+    @retried
     def replace_all(
         self, source: Store, expected_seq: int, used: Mapping[str, int] | None = None
     ) -> bool:
@@ -438,7 +455,9 @@ class Store:
 
     def _seq(self, session: Session, *, lock: bool = False) -> int:
         query = select(StoreRow.seq, StoreRow.embedder).where(StoreRow.id == self.id)
-        found = session.execute(query.with_for_update() if lock else query).one_or_none()
+        if lock:  # PostgreSQL: files can still be put into the store, which refer to its row
+            query = query.with_for_update(key_share=True)
+        found = session.execute(query).one_or_none()
         if found is None:
             raise UnknownStore(f"Store {self.name!r} has been deleted.", do="See `youju stores`.")
         if found.embedder != self.embedder:
@@ -456,8 +475,8 @@ def _page_at(pages: Sequence[tuple[int, int, str]] | None, offset: int) -> int |
 
 
 def _storable(name: str) -> str:
-    """Escape lone surrogates of a name a user typed: the database would refuse to look it up."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """Escape what a name a user typed cannot hold: the database would refuse to look it up."""
+    return without_nul(name.encode("utf-8", "backslashreplace").decode())
 
 
 def _free_name(session: Session, store_id: str, new: NewDocument) -> str:

@@ -2,18 +2,21 @@
 
 SQLite runs in WAL mode: any number of readers beside one writer, across processes. A write
 transaction takes the write lock at its start (BEGIN IMMEDIATE), so two writers wait for each
-other instead of failing half-way.
+other instead of failing half-way. What PostgreSQL needs is in rag.store.postgres.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
+import random
 import sqlite3
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
@@ -29,12 +32,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from rag.errors import ConfigError, StorageError
+from rag.store import postgres
 
 SCHEMA_VERSION = "0003"
 """The newest migration; a test holds it against the migration folder."""
 
 _CONNECTIONS = 40
-"""Connections kept; more than threads that use the database at once."""
+"""Connections to SQLite kept; more than threads that use the database at once."""
+
+_PAUSES_S = (0.02, 0.1, 0.5)
+"""Before each further try of a transaction that was given up for another's."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _SQLITE_FAULTS = {
     "SQLITE_BUSY": ("is locked by another process", "Wait for the other run to end, then retry."),
@@ -54,20 +64,22 @@ class Database:
     Args:
         url: A SQLAlchemy URL; a SQLite file's folder is made if missing.
         timeout_s: Seconds to wait for another writer.
+        pool: Connections at most; for SQLite, whose cost nothing, there is no such limit.
 
     Raises:
         StorageError: If it cannot be opened, created or brought up to date.
-        ConfigError: If the URL is not one.
+        ConfigError: If the URL is not one, or of a kind of database that is not supported.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 30.0, pool: int = 10) -> None:
         try:
             self._url = _parsed_url(url)
+            self._pool = pool
             self.name = self._url.render_as_string(hide_password=True)
             if self._url.get_backend_name() == "sqlite" and self._url.database:
                 self.name = self._url.database
-            with translated(self.name):
-                self._engine = _create_engine(url, timeout_s)
+            with self._translated():
+                self._engine = self._create_engine(timeout_s)
                 weakref.finalize(self, self._engine.dispose)
                 with self.read() as session:
                     current = _schema_version(session.connection()) == SCHEMA_VERSION
@@ -91,7 +103,7 @@ class Database:
         Raises:
             StorageError: If the database cannot be read now.
         """
-        with translated(self.name), Session(self._engine) as session:
+        with self._translated(), Session(self._engine) as session:
             yield session
 
     @contextmanager
@@ -102,7 +114,7 @@ class Database:
             StorageError: If the database cannot be written now; nothing is changed then.
         """
         with (
-            translated(self.name),
+            self._translated(),
             self._engine.connect().execution_options(youju_write=True) as connection,
             connection.begin(),
             Session(connection) as session,
@@ -113,6 +125,57 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        with translated(self.name):
+            try:
+                yield
+            except PoolTimeout as error:
+                raise postgres.pool_is_full(self.name, self._pool) from error
+            except DBAPIError as error:
+                found = postgres.meaning(error, self.name) if self._is_postgres else None
+                if found is None:
+                    raise
+                raise found from error
+            except OSError as error:  # pg8000 lets some errors of the socket through
+                if not self._is_postgres:
+                    raise
+                raise postgres.unreachable(self.name, error.strerror or str(error)) from error
+
+    @property
+    def _is_postgres(self) -> bool:
+        return self._url.get_backend_name() == "postgresql"
+
+    def _create_engine(self, timeout_s: float) -> Engine:
+        match self._url.get_backend_name():
+            case "sqlite":
+                return _sqlite_engine(self._url, timeout_s)
+            case "postgresql":
+                return postgres.make_engine(self._url, pool=self._pool, timeout_s=timeout_s)
+            case other:
+                raise ConfigError(
+                    f"database_url is of {other[:40]}, which is not supported.",
+                    do="Give one of PostgreSQL, or none for SQLite.",
+                )
+
+
+def retried(work: Callable[P, T]) -> Callable[P, T]:
+    """Run a transaction again, three times at most, that was given up for another's.
+
+    For functions that hold the whole transaction and do nothing else that lasts.
+    """
+
+    @functools.wraps(work)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        for pause in _PAUSES_S:
+            try:
+                return work(*args, **kwargs)
+            except postgres.Collision:
+                time.sleep(pause * (0.5 + random.random()))
+        return work(*args, **kwargs)
+
+    return wrapped
 
 
 def _parsed_url(url: str) -> URL:
@@ -167,17 +230,12 @@ def _storage_error(error: BaseException | None, name: str) -> StorageError:
     return StorageError(f"The database {name} failed: {detail}.", do="Check `youju doctor`.")
 
 
-def _create_engine(url: str, timeout_s: float) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(
-            parsed, pool_pre_ping=True, pool_size=_CONNECTIONS, hide_parameters=True
-        )
-    if parsed.database and parsed.database != ":memory:":
+def _sqlite_engine(url: URL, timeout_s: float) -> Engine:
+    if url.database and url.database != ":memory:":
         # Documents, keys and answers are in it: for nobody else on this machine.
-        Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = create_engine(
-        parsed,
+        url,
         connect_args={"timeout": timeout_s},
         pool_size=_CONNECTIONS,
         hide_parameters=True,  # they may hold the text of documents
@@ -210,6 +268,8 @@ def _schema_version(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection, name: str) -> None:
+    if connection.dialect.name == "postgresql":
+        postgres.lock_for_migration(connection, name)
     found = _schema_version(connection)
     if found == SCHEMA_VERSION:
         return

@@ -15,7 +15,13 @@ from rag.store.changelog import in_parts
 from rag.store.database import Database
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
-from rag.store.service_tables import FileRow, StoreFileRow, UploadPartRow, UploadRow
+from rag.store.service_tables import (
+    FileRow,
+    ProjectRow,
+    StoreFileRow,
+    UploadPartRow,
+    UploadRow,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class Files:
         )
         with self.blobs.exclusive(), self._db.write() as session:
             along(session, row.id)
+            lock_project(session, new.project_id)
             parts = 0 if joined else arrived_bytes(session, new.project_id)
             self.check_room(session, new.project_id, incoming.size, pending=parts)
             session.add(row)
@@ -106,6 +113,8 @@ class Files:
 
     def check_room(self, session: Session, project_id: str, size: int, *, pending: int = 0) -> None:
         """Raise QuotaError if so many bytes more are not allowed to a project.
+
+        The project must be locked (see `lock_project`), or two could fill the same room.
 
         Args:
             session: To read with.
@@ -167,7 +176,8 @@ class Files:
         """
         with self.blobs.exclusive():
             with self._db.write() as session:
-                row = session.get(FileRow, file_id)
+                # locked: a store that is to hold it waits, and then finds it gone
+                row = session.get(FileRow, file_id, with_for_update=True)
                 if row is None:
                     return True
                 places = select(StoreFileRow.store_id).where(StoreFileRow.file_id == file_id)
@@ -214,7 +224,8 @@ class Files:
     def expired(self) -> list[tuple[str, str]]:
         """Return (project id, file id) of every file whose time has passed."""
         with self._db.read() as session:
-            query = select(FileRow.project_id, FileRow.id).where(FileRow.expires_at <= time.time())
+            now = int(time.time())
+            query = select(FileRow.project_id, FileRow.id).where(FileRow.expires_at <= now)
             return [(project, file) for project, file in session.execute(query)]
 
 
@@ -230,6 +241,12 @@ def arrived_bytes(session: Session, project_id: str) -> int:
         )
     )
     return int(session.scalar(query) or 0)
+
+
+def lock_project(session: Session, project_id: str) -> None:
+    """Keep others from adding to what a project has, until the transaction ends."""
+    row = select(ProjectRow.id).where(ProjectRow.id == project_id)
+    session.execute(row.with_for_update(key_share=True))
 
 
 def has_expired(row: FileRow) -> bool:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from rag.errors import AlreadyThere, UnknownFile
 from rag.schema import IntArray
-from rag.store.database import Database
+from rag.store.database import Database, retried
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
 from rag.store.service_tables import BatchFileRow, FileBatchRow, FileRow, StoreFileRow
@@ -76,6 +76,13 @@ class StoreFiles:
             UnknownFile: If one of them, or the store, has been deleted; nothing is put in then.
             AlreadyThere: If one is there with chunks of another size than is now asked for.
         """
+        try:
+            self._add(store_id, entries, batch_id)
+        except UnknownFile:  # or has another put one of them in at the same moment?
+            self._add(store_id, entries, batch_id)
+
+    @retried
+    def _add(self, store_id: str, entries: Sequence[Entry], batch_id: str) -> None:
         with self._db.write() as session:
             add_within(session, store_id, entries, batch_id)
 
@@ -185,6 +192,13 @@ class StoreFiles:
         Raises:
             UnknownFile, AlreadyThere: As `add`; there is no batch then.
         """
+        try:
+            return self._new_batch(store_id, entries)
+        except UnknownFile:  # or has another put one of them in at the same moment?
+            return self._new_batch(store_id, entries)
+
+    @retried
+    def _new_batch(self, store_id: str, entries: Sequence[Entry]) -> FileBatchRow:
         row = FileBatchRow(
             id=new_id("vsfb_"), store_id=store_id, created_at=int(time.time()), cancelled=False
         )
@@ -211,6 +225,7 @@ class StoreFiles:
             session.expunge_all()
             return batch, counts
 
+    @retried
     def cancel_batch(self, batch_id: str) -> None:
         """Give up the files of a batch that are not completed, and that no other batch wants."""
         row = StoreFileRow
@@ -287,6 +302,7 @@ class StoreFiles:
         with self._db.write() as session:
             session.execute(_update_claimed(claimed).values(worker=None, worker_until=until))
 
+    @retried
     def release(self, worker: str) -> None:
         """Give back what a worker has claimed and not finished."""
         row = StoreFileRow
@@ -324,8 +340,9 @@ def add_within(
 
 def _add_rows(session: Session, store_id: str, entries: Sequence[Entry], batch_id: str) -> None:
     now = int(time.time())
-    for entry in entries:
-        row = session.get(StoreFileRow, (store_id, entry.file_id))
+    # All in one order: two that put the same files in then wait for each other in turn.
+    for entry in sorted(entries, key=lambda entry: entry.file_id):
+        row = session.get(StoreFileRow, (store_id, entry.file_id), with_for_update=True)
         if row is None:
             row = StoreFileRow(
                 store_id=store_id, file_id=entry.file_id, status="", usage_bytes=0,

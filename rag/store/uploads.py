@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from rag.errors import StorageError, UploadError, UsageError
 from rag.store.blobs import Incoming
 from rag.store.changelog import in_parts
-from rag.store.database import Database
-from rag.store.files import Files, NewFile, arrived_bytes
+from rag.store.database import Database, retried
+from rag.store.files import Files, NewFile, arrived_bytes, lock_project
 from rag.store.ids import new_id
 from rag.store.service_tables import FileRow, UploadPartRow, UploadRow
 
@@ -63,6 +63,7 @@ class Uploads:
             file_expires_after=new.expires_after,
         )
         with self._db.write() as session:
+            lock_project(session, new.project_id)
             coming = session.scalar(
                 select(func.coalesce(func.sum(UploadRow.bytes), 0)).where(
                     UploadRow.project_id == new.project_id,
@@ -120,6 +121,7 @@ class Uploads:
                     do="Start a new upload, of the file's real size.",
                 )
             project_id = upload.row.project_id
+            lock_project(session, project_id)
             parts = arrived_bytes(session, project_id)
             self._files.check_room(session, project_id, incoming.size, pending=parts)
             session.add(row)
@@ -140,7 +142,7 @@ class Uploads:
         """
         blobs = self._files.blobs
         with self._db.read() as session:
-            _pending(session, upload.row.id)
+            _check_pending(session.get(UploadRow, upload.row.id), upload.row.id)
             query = select(UploadPartRow).where(UploadPartRow.upload_id == upload.row.id)
             known = {part.id: part.bytes for part in session.scalars(query)}
         if len(set(part_ids)) != len(part_ids) or not known.keys() >= set(part_ids):
@@ -166,7 +168,7 @@ class Uploads:
                 blobs.join((blobs.arrived(part) for part in part_ids), incoming)
             except StorageError:  # another request was quicker, and has dropped the parts?
                 with self._db.read() as session:
-                    _pending(session, upload.row.id)
+                    _check_pending(session.get(UploadRow, upload.row.id), upload.row.id)
                 raise
             if md5 is not None and _md5(incoming) != md5.lower():
                 raise UploadError(
@@ -194,6 +196,7 @@ class Uploads:
             parts = list(session.scalars(query))
         self._drop_parts(parts)
 
+    @retried
     def forget_before(self, moment: int) -> int:
         """Forget uploads that were begun before a moment, Unix seconds; return how many.
 
@@ -241,6 +244,15 @@ def _pending(session: Session, upload_id: str) -> UploadRow:
         UsageError: If it is not pending any more.
     """
     row = session.get(UploadRow, upload_id, with_for_update=True)
+    return _check_pending(row, upload_id)
+
+
+def _check_pending(row: UploadRow | None, upload_id: str) -> UploadRow:
+    """Return an upload's row if it is pending.
+
+    Raises:
+        UsageError: If it is not.
+    """
     status = "gone" if row is None else _status(row)
     if row is None or status != "pending":
         raise UsageError(

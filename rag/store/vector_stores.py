@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import BigInteger, Select, cast, select, update
+from sqlalchemy.exc import IntegrityError
 
 from rag.store.catalog import SHADOW_PREFIX, delete_rows
 from rag.store.corpus import Store
-from rag.store.database import Database
+from rag.store.database import Database, retried
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
 from rag.store.service_tables import StoreFileRow
@@ -72,6 +73,15 @@ class VectorStores:
         Raises:
             UnknownFile: If a file has been deleted; there is no store then.
         """
+        try:
+            return self._create(project_id, new, maker, entries)
+        except IntegrityError:  # another store took the name in between
+            return self._create(project_id, new, maker, entries)
+
+    @retried
+    def _create(
+        self, project_id: str, new: NewStore, maker: Maker, entries: Sequence[Entry]
+    ) -> StoreRow:
         now = int(time.time())
         store_id = new_id("vs_")
         title = new.title.strip()
@@ -163,6 +173,7 @@ class VectorStores:
         if row.expires_days is not None and now - row.last_active_at >= _TOUCH_S:
             self.change(row.id, {"last_active_at": now})
 
+    @retried
     def delete(self, store_id: str) -> int:
         """Delete a store with all that is in it; return how many documents it held."""
         with self._db.write() as session:
@@ -175,7 +186,7 @@ class VectorStores:
         with self._db.read() as session:
             query = select(row.id).where(
                 row.expires_days.is_not(None),
-                row.last_active_at + row.expires_days * DAY_S <= int(time.time()),
+                row.last_active_at + cast(row.expires_days, BigInteger) * DAY_S <= int(time.time()),
                 held.exists(),
             )
             return list(session.scalars(query))
