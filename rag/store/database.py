@@ -7,7 +7,9 @@ other instead of failing half-way.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import sqlite3
 import weakref
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 
 from rag.errors import ConfigError, StorageError
+from rag.store.hold import hold
 
 SCHEMA_VERSION = "0002"
 """The newest migration; a test holds it against the migration folder."""
@@ -61,18 +64,17 @@ class Database:
 
     def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
         try:
-            self._url = _parsed_url(url)
+            self._url = parsed_url(url)
             self.name = self._url.render_as_string(hide_password=True)
             if self._url.get_backend_name() == "sqlite" and self._url.database:
                 self.name = self._url.database
             with translated(self.name):
                 self._engine = _create_engine(url, timeout_s)
                 weakref.finalize(self, self._engine.dispose)
-                with self.read() as session:
-                    current = _schema_version(session.connection()) == SCHEMA_VERSION
-                if not current:
-                    with self.write() as session:
-                        _upgrade(session.connection(), self.name)
+                self._file = sqlite_file(self._url)
+                self._stamp: tuple[int, int] | None = None
+                self._say_in_use(timeout_s)
+                self._bring_up_to_date()
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"database_url needs the Python package {error.name!r}, which is not installed.",
@@ -83,6 +85,16 @@ class Database:
                 f"database_url is not usable: {error}.", do="Give a SQLAlchemy URL."
             ) from None
 
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for another database."""
+        return self._file
+
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy's engine, for work on the database as a whole."""
+        return self._engine
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Open a session that sees one consistent state of the database.
@@ -90,6 +102,7 @@ class Database:
         Raises:
             StorageError: If the database cannot be read now.
         """
+        self._notice_another_file()
         with translated(self.name), Session(self._engine) as session:
             yield session
 
@@ -100,6 +113,7 @@ class Database:
         Raises:
             StorageError: If the database cannot be written now; nothing is changed then.
         """
+        self._notice_another_file()
         with (
             translated(self.name),
             self._engine.connect().execution_options(youju_write=True) as connection,
@@ -112,9 +126,72 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        self._let_go()
+
+    def _bring_up_to_date(self) -> None:
+        with Session(self._engine) as session:
+            current = _schema_version(session.connection()) == SCHEMA_VERSION
+        if not current:
+            with self.write() as session:
+                _upgrade(session.connection(), self.name)
+        self._stamp = _stamp(self._file)
+
+    def _say_in_use(self, timeout_s: float) -> None:
+        """Keep a restore from putting another database in place of this one meanwhile."""
+        self._let_go = lambda: None
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):  # a folder that cannot be written is told of below
+            taken = hold(in_use_file(self._file), alone=False, wait_s=timeout_s)
+            if taken is None:
+                raise StorageError(
+                    f"The database {self.name} is being restored.",
+                    do="Wait for that to end, then retry.",
+                )
+            weakref.finalize(self, taken.close)
+            self._let_go = taken.close
+
+    def _notice_another_file(self) -> None:
+        """Open the file that is there now, if somebody has put another one in its place."""
+        if self._stamp is None:
+            return
+        found = _stamp(self._file)
+        if found is not None and found != self._stamp:
+            self._engine.dispose()
+            self._stamp = None
+            with translated(self.name):
+                self._bring_up_to_date()
 
 
-def _parsed_url(url: str) -> URL:
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of a SQLite database; None for one in memory and for other databases."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
+
+
+def in_use_file(file: Path) -> Path:
+    """Return the file on which those who use a SQLite database have a hold."""
+    return file.with_name(file.name + ".in-use")
+
+
+def _stamp(file: Path | None) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None if there is none."""
+    if file is None:
+        return None
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def parsed_url(url: str) -> URL:
+    """Return a URL in its parts.
+
+    Raises:
+        ConfigError: If it is not one.
+    """
     try:
         return make_url(url)
     except (ArgumentError, ValueError):  # the text is not repeated: it may hold a password

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from rag.errors import QuotaError
 from rag.store.blobs import Blobs, Incoming
+from rag.store.changelog import in_parts
 from rag.store.database import Database
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
@@ -162,6 +163,19 @@ class Files:
             if sha256 is not None and last:
                 self.blobs.drop(sha256)
         return True
+
+    def drop_orphans(self) -> int:
+        """Delete the bytes of files that have been deleted; return how many were still there."""
+
+        def wanted(digests: Sequence[str]) -> set[str]:
+            found: set[str] = set()
+            with self._db.read() as session:
+                for part in in_parts(digests):
+                    query = select(FileRow.sha256).where(FileRow.sha256.in_(part), FileRow.kept)
+                    found |= set(session.scalars(query))
+            return found
+
+        return self.blobs.orphans(wanted)
 
     def expired(self) -> list[tuple[str, str]]:
         """Return (project id, file id) of every file whose time has passed."""
