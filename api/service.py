@@ -14,6 +14,7 @@ from ingest.uploaded import UploadIngestion
 from rag.build import Rag
 from rag.errors import YoujuError
 from rag.opened import OpenStores
+from rag.purge import Purger
 from rag.store.answers import Responses
 from rag.store.blobs import Blobs
 from rag.store.files import Files
@@ -67,6 +68,7 @@ class Service:
         self.ingestion = UploadIngestion(
             rag, self.opened, self.files.blobs, report=self._on_ingested
         )
+        self.purger = Purger(rag, self.opened.get, self._on_purge_failed)
         self._reads = anyio.CapacityLimiter(12)
         self._writes = anyio.CapacityLimiter(6)  # they may wait for each other, no reader for them
         self._gate = anyio.CapacityLimiter(2)
@@ -102,6 +104,7 @@ class Service:
     def start(self) -> None:
         """Warm the models up and begin to ingest, both beside the event loop."""
         self._warming.start()
+        self.purger.start()
         if self.settings.ingest_worker:
             self.ingestion.start()
 
@@ -109,6 +112,7 @@ class Service:
         """Stop what runs beside the event loop; a process cannot end while a model is loaded."""
         if self._warming.is_alive():
             self._warming.join(_WARM_UP_S)
+        self.purger.close()
         if self.settings.ingest_worker:
             self.ingestion.close()
         try:
@@ -143,6 +147,11 @@ class Service:
         gc.collect()
         gc.freeze()  # what is loaded now stays: looking through it again takes a tenth of a second
         self._warm.set()
+
+    def _on_purge_failed(self, message: str) -> None:
+        from api.observing import log
+
+        log.error("purge failed", reason=message)
 
     def _on_ingested(
         self, store_id: str, file_id: str, status: str, seconds: float, message: str

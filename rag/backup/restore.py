@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -102,6 +101,8 @@ def restore(
                     )
                 manifest = unpack(file, folder, progress)
                 result = _into_file(settings, database, folder, manifest, aside=held)
+            if held:
+                _drop_old_blobs(settings)
         made.clear()
     return result
 
@@ -206,6 +207,15 @@ def _into_file(
         target = kept / "indexes" if kept else folder / "indexes"
         os.replace(settings.indexes_folder, target)
     return _restored(settings, manifest, missing, kept)
+
+
+def _drop_old_blobs(settings: Settings) -> None:
+    """Delete blobs that the restored database does not know; those set aside are links of them."""
+    db = Database(settings.url, timeout_s=settings.database_timeout)
+    try:
+        Files(db, Blobs(settings.blobs_folder)).drop_orphans()
+    finally:
+        db.close()
 
 
 def _set_aside(settings: Settings, database: Path) -> Path:

@@ -121,8 +121,10 @@ def _working_folder(file: Path) -> Iterator[Path]:
                 taken.close()
     folder = Path(mkdtemp(prefix=prefix, dir=file.parent))
     try:
-        with hold(folder / "in-use", alone=True) or suppress():
-            yield folder
+        taken = hold(folder / "in-use", alone=True)
+        yield folder
+        if taken is not None:
+            taken.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -121,7 +121,9 @@ def _check_database(path: Path, manifest: Manifest, file: Path) -> None:
     except sqlite3.Error as error:
         raise BackupError(f"The database in {file} is damaged: {error}.") from None
     if strange:
-        raise BackupError(f"The database in {file} holds {strange[0][:80]!r}, which none of ours does.")
+        raise BackupError(
+            f"The database in {file} holds {strange[0][:80]!r}, which none of ours does."
+        )
     if found != [(manifest.schema,)] or check != "ok":
         raise BackupError(f"The database in {file} is damaged, or not of schema {manifest.schema}.")
     Database(f"sqlite:///{path}").close()
@@ -130,7 +132,9 @@ def _check_database(path: Path, manifest: Manifest, file: Path) -> None:
 def _strange(rows: sqlite3.Connection) -> Iterator[str]:
     """Yield what a database holds beside tables and indexes of ours: triggers, views, ..."""
     known = _OURS | set(Base.metadata.tables)
-    for kind, name, table, sql in rows.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
+    for kind, name, table, sql in rows.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_master"
+    ):
         plain = sql is None or str(sql).upper().startswith(("CREATE TABLE", "CREATE INDEX"))
         if kind not in ("table", "index") or table not in known or not plain:
             yield str(name)

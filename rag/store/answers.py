@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from rag.store.changelog import in_parts
-from rag.store.database import Database
+from rag.store.database import Database, mark_deleted
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
 from rag.store.service_tables import FeedbackRow, ResponseRow
@@ -83,6 +83,7 @@ class Responses:
         with self._db.write() as session:
             session.execute(delete(FeedbackRow).where(FeedbackRow.response_id == response_id))
             session.execute(delete(ResponseRow).where(ResponseRow.id == response_id))
+            mark_deleted(session)
 
     def forget_before(self, moment: int) -> int:
         """Forget unrated answers given before a moment, Unix seconds; return how many."""
@@ -94,6 +95,7 @@ class Responses:
             ids = list(session.scalars(old))
             for part in in_parts(ids):
                 session.execute(delete(ResponseRow).where(ResponseRow.id.in_(part)))
+                mark_deleted(session)
             return len(ids)
 
     # -- feedback ------------------------------------------------------------------------------

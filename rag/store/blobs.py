@@ -196,26 +196,26 @@ class Blobs:
             if taken is not None:
                 taken.close()
 
-    def orphans(self, wanted: Callable[[Sequence[str]], set[str]]) -> int:
+    def orphans(self, wanted: Callable[[Sequence[str]], set[str]]) -> bool:
         """Delete blobs that no file has: a process may be killed between the one and the other.
 
         Args:
             wanted: Of some digests returns those that files have; asked again under the lock.
 
         Returns:
-            How many were deleted; 0 while pinned.
+            Whether none is left; while pinned they stay.
         """
-        dropped = 0
+        clean = True
         for folder in self._folder.glob("[0-9a-f][0-9a-f]"):
             found = [path.name for path in folder.iterdir()]
             suspects = set(found) - wanted(found)
             if not suspects:
                 continue
             with self.exclusive(), self._unless_pinned() as free:
+                clean = clean and free
                 for sha256 in suspects - wanted(sorted(suspects)) if free else ():
                     self.path(sha256).unlink(missing_ok=True)
-                    dropped += 1
-        return dropped
+        return clean
 
     def left_over(self, name: str) -> Path:
         """Return the path of what was received under a name, also if it was dropped while pinned.

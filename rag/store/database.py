@@ -12,7 +12,7 @@ import errno
 import os
 import sqlite3
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ from rag.store.hold import hold
 SCHEMA_VERSION = "0002"
 """The newest migration; a test holds it against the migration folder."""
 
+VACUUM_BYTES = 1 << 30
+"""A larger database is not rewritten by itself: that keeps writers out for too long."""
+
+_SCRUB_WAIT_MS = 2000
 _CONNECTIONS = 40
 """Connections kept; more than threads that use the database at once."""
 
@@ -123,6 +127,49 @@ class Database:
             yield session
             session.flush()
 
+    def deletions(self) -> int:
+        """Return a number that is 0 once the traces of all that was deleted have been removed.
+
+        0 always for other databases than SQLite, which keep their files themselves.
+        """
+        if self._file is None:
+            return 0
+        with self.read() as session:
+            return int(session.execute(text("PRAGMA user_version")).scalar_one())
+
+    def scrub(self, seen: int) -> bool:
+        """Remove the traces of deleted rows from the database's files.
+
+        SQLite overwrites what is deleted, but not copies that it left when it moved rows to other
+        pages, and its write-ahead log holds pages as they were.
+
+        Args:
+            seen: What `deletions` was when the other traces, if any, began to be removed.
+
+        Returns:
+            Whether it could be done; not while others read or write for longer.
+
+        Raises:
+            StorageError: If the database cannot be written.
+        """
+        if self._file is None:
+            return True
+        with translated(self.name), contextlib.closing(sqlite3.connect(self._file)) as connection:
+            connection.isolation_level = None
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute(f"PRAGMA busy_timeout = {_SCRUB_WAIT_MS}")
+            if self._file.stat().st_size <= VACUUM_BYTES:
+                connection.execute("VACUUM")
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == seen:
+                connection.execute("PRAGMA user_version = 0")
+            connection.execute("COMMIT")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                connection.execute(f"PRAGMA user_version = {max(seen, 1)}")
+            return not busy
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
@@ -138,7 +185,7 @@ class Database:
 
     def _say_in_use(self, timeout_s: float) -> None:
         """Keep a restore from putting another database in place of this one meanwhile."""
-        self._let_go = lambda: None
+        self._let_go: Callable[[], None] = _nothing
         if self._file is None:
             return
         with contextlib.suppress(OSError):  # a folder that cannot be written is told of below
@@ -175,6 +222,10 @@ def in_use_file(file: Path) -> Path:
     return file.with_name(file.name + ".in-use")
 
 
+def _nothing() -> None:
+    pass
+
+
 def _stamp(file: Path | None) -> tuple[int, int] | None:
     """Return what tells a file from another one of its name; None if there is none."""
     if file is None:
@@ -198,6 +249,14 @@ def parsed_url(url: str) -> URL:
         raise ConfigError(
             "database_url is not a URL.", do="Expected one like postgresql+pg8000://user@host/db."
         ) from None
+
+
+def mark_deleted(session: Session) -> None:
+    """Note, in the transaction that deletes text, that traces of it are to be removed."""
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        before = connection.execute(text("PRAGMA user_version")).scalar_one()
+        connection.execute(text(f"PRAGMA user_version = {before % (1 << 30) + 1}"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from rag.errors import QuotaError
 from rag.store.blobs import Blobs, Incoming
 from rag.store.changelog import in_parts
-from rag.store.database import Database
+from rag.store.database import Database, mark_deleted
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
 from rag.store.service_tables import FileRow, StoreFileRow
@@ -158,14 +158,15 @@ class Files:
                 sha256 = row.sha256 if row.kept else None
                 session.delete(row)
                 session.flush()
+                mark_deleted(session)
                 others = select(FileRow.id).where(FileRow.sha256 == sha256, FileRow.kept).limit(1)
                 last = sha256 is not None and session.scalar(others) is None
             if sha256 is not None and last:
                 self.blobs.drop(sha256)
         return True
 
-    def drop_orphans(self) -> int:
-        """Delete the bytes of files that have been deleted; return how many were still there."""
+    def drop_orphans(self) -> bool:
+        """Delete the bytes of deleted files that are still there; return whether none is left."""
 
         def wanted(digests: Sequence[str]) -> set[str]:
             found: set[str] = set()
