@@ -29,6 +29,8 @@ LOOK_S = 1.0
 RARELY_S = 60.0
 """The same where the database does not count them, and after an error."""
 
+_AGAIN_S = 10.0
+_STAYS = -1  # no count of deletions: it is not set back
 _SHARE = 9.0  # of ten parts of time one at most is spent on it
 
 
@@ -53,7 +55,8 @@ def purge(rag: Rag, opened: Callable[[Store], OpenStore] | None = None) -> bool:
             return False
         clean = Files(rag.db, Blobs(rag.settings.blobs_folder)).drop_orphans()
         clean = _purge_indexes(rag, opened or (lambda store: OpenStore(rag, store))) and clean
-        return clean and rag.db.scrub(seen)
+        scrubbed = rag.db.scrub(seen if clean else _STAYS)
+        return clean and scrubbed
 
 
 @contextmanager
@@ -122,8 +125,8 @@ class Purger:
         while not self._stop.wait(wait):
             begin = time.monotonic()
             try:
-                purge(self._rag, self._opened)
-                wait = max(pause, _SHARE * (time.monotonic() - begin))
+                least = pause if purge(self._rag, self._opened) else max(pause, _AGAIN_S)
+                wait = max(least, _SHARE * (time.monotonic() - begin))
             except YoujuError as error:
                 self._report(str(error))
                 wait = RARELY_S

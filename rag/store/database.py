@@ -144,7 +144,8 @@ class Database:
         pages, and its write-ahead log holds pages as they were.
 
         Args:
-            seen: What `deletions` was when the other traces, if any, began to be removed.
+            seen: What `deletions` was when the other traces, if any, began to be removed; it is 0
+                afterwards, unless there were more deletions meanwhile.
 
         Returns:
             Whether it could be done; not while others read or write for longer.
