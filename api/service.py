@@ -68,7 +68,7 @@ class Service:
         self.ingestion = UploadIngestion(
             rag, self.opened, self.files.blobs, report=self._on_ingested
         )
-        self.purger = Purger(rag, self.opened.get, self._on_purge_failed)
+        self.purger = Purger(rag, self.opened.glance, self._on_purge_failed)
         self._reads = anyio.CapacityLimiter(12)
         self._writes = anyio.CapacityLimiter(6)  # they may wait for each other, no reader for them
         self._gate = anyio.CapacityLimiter(2)

@@ -374,7 +374,7 @@ class OpenStore:
             StorageError: If they cannot be written.
         """
         self.lexical.refresh().compact()
-        self.dense.save()
+        self.dense.purge()
 
     def retriever(self, system: System | None = None, *, rerank: bool = True) -> Retriever:
         """Return a retriever over the store as it is now, with the reranker if there is one."""

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,7 +201,7 @@ def test_answers_from_deleted_files_are_redacted_and_others_are_not(bench: Bench
     answers.add(_response("resp_1", f"It is {SECRET[0]}.", [gone], passages=[gone, kept]))
     later = _response("resp_2", "It is blue.", [kept], before="resp_1")
     turns = [["user", "Which?"], ["assistant", f"It is {SECRET[0]}."], *later.turns]
-    answers.add(NewResponse(**{**_fields(later), "turns": turns}))
+    answers.add(replace(later, turns=turns))
     answers.add(_response("resp_3", "Blue, too.", [kept], passages=[kept, gone]))
     answers.add(_response("resp_4", "Uncited.", [], passages=[gone]))
     store.remove_file(gone)
@@ -224,10 +225,6 @@ def test_answers_from_deleted_files_are_redacted_and_others_are_not(bench: Bench
     second = answers.get(DEFAULT_PROJECT, "resp_2")
     assert second is not None
     assert second.turns[1] == ["assistant", REMOVED]
-
-
-def _fields(new: NewResponse) -> dict[str, object]:
-    return {name: getattr(new, name) for name in NewResponse.__slots__}
 
 
 def test_a_file_that_another_store_holds_is_not_redacted(bench: Bench) -> None:
