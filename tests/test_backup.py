@@ -117,6 +117,20 @@ def test_indexes_that_know_a_lost_history_are_rebuilt(bench: Bench, tmp_path: Pa
         store.remove_file(new)
 
 
+def test_every_index_is_rebuilt_even_one_that_is_up_to_date(bench: Bench, tmp_path: Path) -> None:
+    store = bench.rag.catalog.get("s")
+    number = store.seq()
+    assert not store.delta(number).whole
+    restore(saved(bench, tmp_path), Settings(home=tmp_path / "other"))
+    other = bench_of(tmp_path / "other")
+    again = other.rag.catalog.get("s")
+    assert again.seq() > number
+    assert again.delta(number).whole
+    assert not again.delta(again.seq()).whole  # and later changes are followed, not rebuilt
+    assert again.delta(again.seq()).added == again.delta(again.seq()).removed == []
+    other.rag.db.close()
+
+
 def test_a_database_copied_back_by_hand_is_noticed(bench: Bench, tmp_path: Path) -> None:
     """A process that has the old file open goes on with the new one."""
     with closing(sqlite3.connect(tmp_path / "home/youju.db")) as rows:
@@ -245,17 +259,17 @@ def test_what_is_deleted_while_it_is_written_is_in_it(bench: Bench, tmp_path: Pa
     steps: list[str] = []
 
     def meanwhile(progress: Any) -> None:
-        if (progress.name == "database" and progress.total > 1) or not steps:
-            steps.append(progress.name)
-        if len(steps) == 2:
-            steps.append("")
+        steps.append(progress.name)
+        if len(steps) == 2:  # the database is copied, no blob has been read
             assert rows.delete(row.id)
             uploads.cancel(pending)
 
     done = save(bench.rag.db, bench.blobs, tmp_path / "a.tar.gz", progress=meanwhile)
     assert (done.missing, done.files) == ((), 4)
     names = [name for name, _ in read((tmp_path / "a.tar.gz").read_bytes())]
-    assert blob(b"going") in names or rows.get(DEFAULT_PROJECT, row.id) is not None
+    assert steps[:2] == ["database", "database"]
+    assert blob(b"going") in names
+    assert rows.get(DEFAULT_PROJECT, row.id) is None
     assert "parts/part_00cd" in names
 
 
