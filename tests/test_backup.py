@@ -7,23 +7,19 @@ import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Done, Run, assert_one_line
-from served_process import ROOT
+from command import Run, assert_one_line
 from service_samples import add_file
 from test_backup_archive import blob, read, written
-from upload_bench import Bench
+from upload_bench import FILLED as TEXTS
+from upload_bench import Bench, filled_bench
 
 from rag.backup.archive import DATABASE, MANIFEST
 from rag.backup.restore import restore
@@ -36,20 +32,12 @@ from rag.store.hold import hold
 from rag.store.tables import DEFAULT_PROJECT
 from rag.store.uploads import Uploads
 
-TEXTS = {"pump.txt": "The pump in hall four is blue. " * 30, "中.txt": "年假为十五天。" * 30}
-
 
 @pytest.fixture
 def bench(tmp_path: Path, empty_database: Path) -> Iterator[Bench]:
-    """A home with a store of two files, and one file in none."""
     (tmp_path / "home").mkdir()
     shutil.copy(empty_database, tmp_path / "home")
-    made = Bench(tmp_path / "home")
-    store = made.store()
-    for name, text in TEXTS.items():
-        made.put(store, text, name)
-    add_file(made.files, b"in no store", name="loose.bin")
-    assert made.drain()
+    made = filled_bench(tmp_path / "home")
     yield made
     made.rag.db.close()
 
@@ -65,16 +53,12 @@ def asked(bench: Bench, query: str) -> list[Any]:
     return [(hit.chunk, hit.score, hit.bm25, hit.cosine) for hit in opened.search(query)]
 
 
-def bench_of(home: Path) -> Bench:
-    return Bench(home)
-
-
 def test_a_restored_home_answers_the_same(bench: Bench, tmp_path: Path) -> None:
     file = saved(bench, tmp_path)
     assert file.stat().st_mode & 0o777 == 0o600
     done = restore(file, Settings(home=tmp_path / "other"))
     assert (done.stores, done.documents, done.files, done.missing) == (1, 2, 3, ())
-    other = bench_of(tmp_path / "other")
+    other = Bench(tmp_path / "other")
     for query in ("Which colour has the pump?", "年假几天"):
         assert asked(other, query) == asked(bench, query) != []
         answers = [one.opened.get(one.rag.catalog.get("s")).ask(query) for one in (bench, other)]
@@ -105,7 +89,7 @@ def test_indexes_that_know_a_lost_history_are_rebuilt(bench: Bench, tmp_path: Pa
     bench.rag.db.close()
     restore(file, bench.rag.settings, force=True)
     shutil.copytree(caches, tmp_path / "home/indexes")
-    for again in (bench, bench_of(tmp_path / "home")):
+    for again in (bench, Bench(tmp_path / "home")):
         store = again.rag.catalog.get("s")
         assert again.found(store, "zebra") == []
         new = again.put(store, "A tapir lives in hall ten.", "tapir.txt")
@@ -122,7 +106,7 @@ def test_every_index_is_rebuilt_even_one_that_is_up_to_date(bench: Bench, tmp_pa
     number = store.seq()
     assert not store.delta(number).whole
     restore(saved(bench, tmp_path), Settings(home=tmp_path / "other"))
-    other = bench_of(tmp_path / "other")
+    other = Bench(tmp_path / "other")
     again = other.rag.catalog.get("s")
     assert again.seq() > number
     assert again.delta(number).whole
@@ -169,15 +153,15 @@ def test_an_empty_database_is_no_data(bench: Bench, tmp_path: Path) -> None:
 
 def test_what_was_there_is_moved_aside_and_works(bench: Bench, tmp_path: Path) -> None:
     file = saved(bench, tmp_path)
-    other = bench_of(tmp_path / "other")
+    other = Bench(tmp_path / "other")
     kept = other.put(other.store("old"), "An okapi sleeps here.", "okapi.txt")
     add_file(other.files, TEXTS["pump.txt"].encode(), name="same.txt")
     other.drain()
     other.rag.db.close()
     done = restore(file, other.rag.settings, force=True)
-    assert [info.name for info in bench_of(tmp_path / "other").rag.catalog.stores()] == ["s"]
+    assert [info.name for info in Bench(tmp_path / "other").rag.catalog.stores()] == ["s"]
     assert done.aside is not None
-    old = bench_of(Path(done.aside))
+    old = Bench(Path(done.aside))
     store = old.rag.catalog.get("old")
     assert old.found(store, "okapi") == [kept]
     row = old.files.get(DEFAULT_PROJECT, kept)
@@ -198,7 +182,7 @@ def test_a_damaged_database_is_moved_aside(bench: Bench, tmp_path: Path) -> None
     done = restore(file, Settings(home=broken), force=True)
     assert done.aside is not None
     assert (Path(done.aside) / "youju.db").read_bytes() == b"no database" * 1000
-    other = bench_of(broken)
+    other = Bench(broken)
     assert asked(other, "pump")
     other.rag.db.close()
 
@@ -234,7 +218,7 @@ def test_what_is_acknowledged_before_is_in_it(bench: Bench, tmp_path: Path) -> N
             deleted = before - set(known)
             result = restore(target, Settings(home=tmp_path / f"home{number}"))
             assert result.missing == ()
-            other = bench_of(tmp_path / f"home{number}")
+            other = Bench(tmp_path / f"home{number}")
             ids = {row for row in before if other.files.get(DEFAULT_PROJECT, row)}
             assert before - ids <= deleted
             again = Uploads(other.rag.db, other.files)
@@ -393,101 +377,6 @@ def test_an_older_schema_is_migrated(tmp_path: Path) -> None:
             (SCHEMA_VERSION,)
         ]
         assert rows.execute("SELECT title FROM stores").fetchall() == [("s",)]
-
-
-# -- killed, and out of room ---------------------------------------------------------------------
-
-
-def process(*arguments: str, home: Path, limit: int | None = None) -> subprocess.Popen[str]:
-    code = "import sys, resource, signal, youju\n"
-    if limit is not None:
-        code += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-    code += "sys.argv = ['youju', *sys.argv[1:]]\nyouju.main()\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=ROOT, env={**os.environ, "YOUJU_HOME": str(home)},
-    )  # fmt: skip
-
-
-def finished(running: subprocess.Popen[str]) -> Done:
-    out, err = running.communicate(timeout=120)
-    return Done(running.returncode, out, err)
-
-
-def test_a_full_disk_leaves_no_half_backup(bench: Bench, tmp_path: Path) -> None:
-    add_file(bench.files, os.urandom(3_000_000), name="big.bin")
-    (tmp_path / "out").mkdir()
-    file = tmp_path / "out/a.tar.gz"
-    for limit in (50_000, 2_000_000):  # while the database is copied, while it is packed
-        done = finished(process("backup", str(file), home=tmp_path / "home", limit=limit))
-        assert_one_line(done, 1)
-        assert list(file.parent.iterdir()) == []
-    save(bench.rag.db, bench.blobs, file)
-    done = finished(process("restore", str(file), home=tmp_path / "new", limit=1_000_000))
-    assert_one_line(done, 1)
-    assert not (tmp_path / "new").exists()
-
-
-def killed_at_random(arguments: list[str], home: Path, picked: random.Random) -> bool:
-    """Run a command, kill it after a while; return whether it was killed before its end."""
-    code = (
-        "import sys, time, rag.backup.save, rag.backup.restore, youju\n"
-        "print('ready', flush=True)\n"
-        "sys.argv = ['youju', *sys.argv[1:]]\nyouju.main()\n"
-    )
-    running = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
-        env={**os.environ, "YOUJU_HOME": str(home)},
-    )  # fmt: skip
-    assert running.stdout is not None
-    assert running.stdout.readline() == "ready\n"
-    time.sleep(picked.uniform(0, 0.6))
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
-    return running.returncode == -signal.SIGKILL
-
-
-def state(home: Path) -> tuple[set[str], set[bytes]]:
-    """Names of the stores of a home, and its files' bytes; every file has its own."""
-    other = bench_of(home)
-    names = {info.name for info in other.rag.catalog.stores()}
-    with other.rag.db.read() as session:
-        found = session.connection().exec_driver_sql("SELECT sha256 FROM files WHERE kept")
-        content = {other.blobs.read(sha) for (sha,) in found}
-    other.rag.db.close()
-    return names, content
-
-
-@pytest.mark.parametrize("rounds", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_a_kill_leaves_old_or_new(bench: Bench, tmp_path: Path, rounds: int) -> None:
-    picked = random.Random(rounds)
-    for _ in range(40):
-        add_file(bench.files, picked.randbytes(20_000), name="x.bin")
-    (tmp_path / "out").mkdir()
-    file = tmp_path / "out/a.tar.gz"
-    save(bench.rag.db, bench.blobs, file)
-    before = file.read_bytes()
-    new = state(tmp_path / "home")
-    other = bench_of(tmp_path / "other")
-    other.put(other.store("old"), "An okapi sleeps here.", "okapi.txt")
-    other.rag.db.close()
-    old = state(tmp_path / "other")
-    for _ in range(rounds):
-        killed_at_random(["backup", str(file)], tmp_path / "home", picked)
-        read(file.read_bytes())
-        arguments = ["restore", str(file), "--force"]
-        killed_at_random(arguments, tmp_path / "other", picked)
-        assert state(tmp_path / "other") in (old, new)
-        for left in (tmp_path / "other").glob("before-restore-*"):
-            assert state(left) in (old, new)
-    file.write_bytes(before)
-    save(bench.rag.db, bench.blobs, file)
-    assert [path.name for path in file.parent.iterdir()] == ["a.tar.gz"]
-    restore(file, Settings(home=tmp_path / "other"), force=True)
-    assert state(tmp_path / "other") == new
-    assert not list((tmp_path / "other").glob("restoring-*"))
 
 
 # -- the commands --------------------------------------------------------------------------------

@@ -26,7 +26,14 @@ from rag.backup.unpack import unpack
 from rag.config import Settings
 from rag.errors import BackupError, PathError
 from rag.store.blobs import Blobs
-from rag.store.database import Database, in_use_file, parsed_url, sqlite_file, translated
+from rag.store.database import (
+    Database,
+    in_use_file,
+    mark_deleted,
+    parsed_url,
+    sqlite_file,
+    translated,
+)
 from rag.store.files import Files
 from rag.store.hold import Hold, hold
 from rag.store.service_tables import FileRow, ProjectRow
@@ -177,6 +184,7 @@ def start_log_anew(db: Database) -> None:
     """
     with db.write() as session:
         session.execute(delete(ChangeRow))
+        mark_deleted(session)  # what a kill leaves of the old blobs is then removed later
         for store_id, seq in session.execute(select(StoreRow.id, StoreRow.seq)).all():
             if seq == 0:  # never held a chunk
                 continue
@@ -197,7 +205,7 @@ def _into_file(
         new.close()
     with closing(sqlite3.connect(folder / DATABASE)) as rows:
         rows.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    kept = _set_aside(settings, database) if aside else None
+    kept = _set_aside(settings, database, folder / "aside") if aside else None
     _put_blobs(folder, settings.blobs_folder)
     os.sync()  # all of it is on disk before its database is there
     _drop_log_files(database, kept)
@@ -218,12 +226,16 @@ def _drop_old_blobs(settings: Settings) -> None:
         db.close()
 
 
-def _set_aside(settings: Settings, database: Path) -> Path:
-    """Copy the old database and blobs, by links where that is possible, to a folder that stays."""
+def _set_aside(settings: Settings, database: Path, folder: Path) -> Path:
+    """Copy the old database and blobs, by links where that is possible, to a folder that stays.
+
+    Args:
+        settings: They name the home folder.
+        database: The old one.
+        folder: Where it is filled; it gets its name when it is complete.
+    """
     with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as rows:
         rows.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = settings.home / f"{ASIDE}{moment}-{secrets.token_hex(3)}"
     folder.mkdir(mode=0o700)
     if database.exists():
         _link(database, folder / "youju.db")
@@ -231,7 +243,10 @@ def _set_aside(settings: Settings, database: Path) -> Path:
         target = folder / "blobs" / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         _link(path, target)
-    return folder
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    named = settings.home / f"{ASIDE}{moment}-{secrets.token_hex(3)}"
+    os.replace(folder, named)
+    return named
 
 
 def _drop_log_files(database: Path, kept: Path | None) -> None:
