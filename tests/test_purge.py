@@ -160,13 +160,13 @@ def test_moved_rows_leave_no_copies(tmp_path: Path) -> None:
                 run("DELETE FROM t WHERE id = ?", (gone,))
                 alive.remove(gone)
             mark_deleted(session)
-    gone = [f"WORD{n:06d}X" for n in sorted(set(range(1, number + 1)) - set(alive))]
+    deleted = [f"WORD{n:06d}X" for n in sorted(set(range(1, number + 1)) - set(alive))]
     with closing(sqlite3.connect(tmp_path / "youju.db")) as rows:
         rows.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def left() -> list[str]:
         data = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-        return [word for word in gone if word.encode() in data]
+        return [word for word in deleted if word.encode() in data]
 
     assert left(), "SQLite overwrites all of it: then VACUUM is not needed any more"
     assert db.scrub(db.deletions())
