@@ -19,6 +19,7 @@ from api.cli import keys_app, serve
 from eval.cli import app as eval_app
 from ingest import cli as ingest_cli
 from ingest.cli import JsonOption, StoreOption
+from rag.backup import cli as backup_cli
 from rag.errors import UsageError, YoujuError
 from rag.glm.cli import TERMINATED
 from rag.glm.cli import app as glm_app
@@ -182,6 +183,8 @@ app.command()(serve)
 app.add_typer(keys_app, name="keys")
 app.command()(ingest_cli.delete)
 app.command()(ingest_cli.reindex)
+app.command()(backup_cli.backup)
+app.command()(backup_cli.restore)
 app.add_typer(eval_app, name="eval")
 app.add_typer(glm_app, name="glm")
 

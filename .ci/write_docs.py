@@ -21,6 +21,8 @@ COMMANDS = [
     ["files"],
     ["delete"],
     ["reindex"],
+    ["backup"],
+    ["restore"],
     ["doctor"],
     ["config"],
     ["serve"],

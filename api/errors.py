@@ -71,6 +71,7 @@ MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
     errors.QuotaError: Meaning(403, "permission_error", "quota_exceeded"),
     errors.TooLarge: Meaning(413, INVALID, "file_too_large"),
     errors.UploadError: Meaning(400, INVALID, "upload_mismatch"),
+    errors.BackupError: _ours(500, "misconfigured", _SET_UP),
     errors.IndexMismatch: Meaning(
         409,
         INVALID,

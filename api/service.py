@@ -15,6 +15,7 @@ from api.observing import log
 from ingest.uploaded import UploadIngestion
 from rag.build import Rag
 from rag.opened import OpenStores
+from rag.purge import Purger
 from rag.store.answers import Responses
 from rag.store.blobs import Blobs
 from rag.store.files import Files
@@ -70,6 +71,7 @@ class Service:
         self.ingestion = UploadIngestion(
             rag, self.opened, self.files.blobs, report=self._on_ingested
         )
+        self.purger = Purger(rag, self.opened.glance, self._on_purge_failed)
         self._reads = anyio.CapacityLimiter(12)
         self._writes = anyio.CapacityLimiter(6)  # they may wait for each other, no reader for them
         self._gate = anyio.CapacityLimiter(2)
@@ -107,6 +109,7 @@ class Service:
     def start(self) -> None:
         """Warm the models up and begin to ingest, both beside the event loop."""
         self._warming.start()
+        self.purger.start()
         if self.settings.ingest_worker:
             self.ingestion.start()
 
@@ -115,6 +118,7 @@ class Service:
         self._stop.set()
         if self._warming.is_alive():
             self._warming.join(_WARM_UP_S)
+        self.purger.close()
         if self.settings.ingest_worker:
             self.ingestion.close()
         try:
@@ -161,6 +165,9 @@ class Service:
                 log.error("not ready", what=self._loading, reason=told(error))
                 return False
         return True
+
+    def _on_purge_failed(self, message: str) -> None:
+        log.error("purge failed", reason=message)
 
     def _on_ingested(
         self, store_id: str, file_id: str, status: str, seconds: float, message: str

@@ -16,6 +16,7 @@ from ingest.fence import ParserPool
 from ingest.pipeline import Ingestion, IngestReport, embed_documents, storable_path
 from rag.build import OpenStore, Rag
 from rag.errors import StorageError, UnknownFile
+from rag.purge import purge
 from rag.store.catalog import SHADOW_PREFIX
 from rag.store.changelog import used_bytes
 from rag.store.corpus import Store
@@ -95,6 +96,7 @@ def ingest_paths(
     store = rag.catalog.find(store_name)
     if store is not None:
         OpenStore(rag, store).refresh()
+    purge(rag)
     return report
 
 
@@ -109,6 +111,7 @@ def delete_files(rag: Rag, store_name: str, files: Sequence[str]) -> int:
     store = rag.catalog.get(store_name)
     store.delete(names)
     OpenStore(rag, store).refresh()  # whatever its embedder: nothing is embedded
+    purge(rag)
     return len(names)
 
 
@@ -139,6 +142,7 @@ def delete_store(rag: Rag, store_name: str) -> int:
     store = rag.catalog.get(store_name)
     deleted = rag.catalog.delete(store_name)
     shutil.rmtree(rag.index_folder(store), ignore_errors=True)
+    purge(rag)
     return deleted
 
 
@@ -162,6 +166,7 @@ def reindex_store(
         if store.replace_all(shadow, begin, used):
             shutil.rmtree(rag.index_folder(store), ignore_errors=True)
             rag.open(store_name).refresh()
+            purge(rag)
             documents = store.documents()
             return ReindexReport(
                 len(documents), sum(info.chunks for info in documents), store.embedder

@@ -391,6 +391,16 @@ class OpenStore:
         if "dense" in self.__dict__:
             self.dense.save()
 
+    def purge(self) -> None:
+        """Bring the files of both indexes up to date, with no trace of what was removed.
+
+        Raises:
+            UnknownStore, IndexMismatch: If the store has been deleted or embedded anew.
+            StorageError: If they cannot be written.
+        """
+        self.lexical.refresh().compact()
+        self.dense.purge()
+
     def retriever(self, system: System | None = None, *, rerank: bool = True) -> Retriever:
         """Return a retriever over the store as it is now, with the reranker if there is one."""
         from rag.retrieve import Retriever

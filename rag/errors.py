@@ -16,6 +16,7 @@
     │   ├── QuotaError                      a project's files take all the room it may have
     │   ├── TooLarge                        a file has more bytes than may be uploaded
     │   ├── UploadError                     the parts of an upload are not what was announced
+    │   ├── BackupError                     a backup is damaged, too new, or in the way of data
     │   └── IndexMismatch                   the store was made by another embedder
     ├── DocumentRejected           exit 1   one file was refused; the others go on
     ├── StorageError               exit 1   the home folder or the database cannot be used now
@@ -113,6 +114,10 @@ class TooLarge(UsageError):
 
 class UploadError(UsageError):
     """The parts of an upload are not those, or not as many bytes, as was announced."""
+
+
+class BackupError(UsageError):
+    """A backup is damaged or of a newer version, or what is there would be lost."""
 
 
 class IndexMismatch(UsageError):

@@ -38,6 +38,14 @@ class OpenStores:
             self._open.move_to_end(store.id)
             return found
 
+    def glance(self, store: Store) -> OpenStore:
+        """Return a store, open already or opened now; the latter is not kept."""
+        with self._lock:
+            found = self._open.get(store.id)
+        if found is None or found.store.embedder != store.embedder:
+            return OpenStore(self._rag, store)
+        return found
+
     def drop(self, store_id: str) -> None:
         """Let a store go, because it was deleted."""
         with self._lock:

@@ -102,6 +102,10 @@ class LexicalIndex(Protocol):
         """Forget everything, durably; `seq` is 0 afterwards."""
         ...
 
+    def compact(self) -> None:
+        """Leave no trace of removed texts on disk."""
+        ...
+
     def exclusive(self) -> AbstractContextManager[None]:
         """Keep other writers, threads and processes, out for the length of a `with` block.
 

@@ -134,6 +134,9 @@ class FakeLexicalIndex:
         with self._lock:
             yield
 
+    def compact(self) -> None:
+        """Do nothing: removed texts leave no trace."""
+
     def reset(self) -> None:
         """Forget everything."""
         self._texts, self._seq = {}, 0

@@ -40,7 +40,9 @@ def add_file(
 
 def on_disk(folder: Path) -> set[str]:
     """Names of everything in a blob folder but its lock: "ab/abcd..." and "incoming/..."."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    found = (
+        path for path in folder.rglob("*") if path.is_file() and path.name not in ("lock", "pin")
+    )
     return {str(path.relative_to(folder)) for path in found}
 
 

@@ -91,6 +91,20 @@ class Bench:
         return [chunks[hit].file_id for hit in ids]
 
 
+FILLED = {"pump.txt": "The pump in hall four is blue. " * 30, "中.txt": "年假为十五天。" * 30}
+
+
+def filled_bench(home: Path) -> Bench:
+    """Return a bench with a store "s" of the files above, and one file in no store."""
+    made = Bench(home)
+    store = made.store()
+    for name, text in FILLED.items():
+        made.put(store, text, name)
+    add_file(made.files, b"in no store", name="loose.bin")
+    assert made.drain()
+    return made
+
+
 def moved(bench: Bench) -> dict[str, Callable[[], object]]:
     assert isinstance(bench.embedder, Moved)
     return bench.embedder.at

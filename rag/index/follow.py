@@ -73,6 +73,15 @@ class DenseFollower:
             _save_snapshot(self._path, self._label(), self._seq, *index.contents())
             self._saved_seq = self._seq
 
+    def purge(self) -> None:
+        """Save anew if there is a snapshot and it may hold vectors that were removed since.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        if self._path.exists() and _snapshot_seq(self._path) != self._store.seq():
+            self.save()
+
     def _refreshed(self) -> FaissIndex:
         if self._index is None:
             self._index = self._make()
@@ -159,6 +168,17 @@ def _load_snapshot(path: Path, label: dict[str, str]) -> tuple[IntArray, FloatAr
     if meta.get("digest") != _digest(meta.get("seq", ""), ids, vectors):
         return None
     return ids, vectors.astype(np.float32), int(meta["seq"])
+
+
+def _snapshot_seq(path: Path) -> int | None:
+    """Return the number that a snapshot says it is of; None if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as found:
+            return int((found.metadata() or {}).get("seq", "-1"))
+    except (OSError, SafetensorError, ValueError):
+        return None
 
 
 def _save_snapshot(

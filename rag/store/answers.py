@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 
 from rag.store.changelog import in_parts
-from rag.store.database import Database, retried
+from rag.store.database import Database, mark_deleted, retried
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
 from rag.store.service_tables import FeedbackRow, ResponseRow
@@ -83,6 +83,7 @@ class Responses:
         with self._db.write() as session:
             session.execute(delete(FeedbackRow).where(FeedbackRow.response_id == response_id))
             session.execute(delete(ResponseRow).where(ResponseRow.id == response_id))
+            mark_deleted(session)
 
     @retried
     def forget_before(self, moment: int) -> int:
@@ -95,6 +96,8 @@ class Responses:
             for part in in_parts(ids):  # one may have been rated just before it was locked
                 gone = delete(ResponseRow).where(ResponseRow.id.in_(part), unrated)
                 forgotten += len(session.scalars(gone.returning(ResponseRow.id)).all())
+            if forgotten:
+                mark_deleted(session)
             return forgotten
 
     # -- feedback ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +22,14 @@ from filelock import FileLock
 
 from rag.errors import StorageError
 from rag.store.database import disk_error
+from rag.store.hold import Hold, hold
 
 _BLOCK = 1 << 20
 _DIGEST = re.compile("[0-9a-f]{64}")
 _ABANDONED_S = 3600.0
 """What nobody refers to for so long was left behind; whatever arrives is written to meanwhile."""
+_GONE = "gone-"
+_PIN_S = 60.0
 
 
 class Incoming:
@@ -163,9 +166,82 @@ class Blobs:
             raise disk_error(error, path) from error
 
     def drop(self, sha256: str) -> None:
-        """Delete a blob; call it inside `exclusive`."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path(sha256).unlink()
+        """Delete a blob, or leave it to `orphans` while pinned; call it inside `exclusive`."""
+        with self._unless_pinned() as free:
+            if free:
+                with contextlib.suppress(FileNotFoundError):
+                    self.path(sha256).unlink()
+
+    def drop_arrived(self, name: str) -> None:
+        """Delete what was received under a name, or put it aside for `sweep` while pinned."""
+        with self._unless_pinned() as free, contextlib.suppress(FileNotFoundError):
+            if free:
+                self.arrived(name).unlink()
+            else:
+                os.replace(self.arrived(name), self._incoming / (_GONE + name))
+
+    def pin(self) -> Hold:
+        """Keep whatever is here from being deleted until the hold that is returned is closed.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            pinned = hold(self._folder / "pin", alone=False, wait_s=_PIN_S)
+        except OSError as error:
+            raise disk_error(error, self._folder) from error
+        if pinned is None:
+            raise StorageError(f"{self._folder} is being changed all the time.", do="Try again.")
+        return pinned
+
+    @contextmanager
+    def _unless_pinned(self) -> Iterator[bool]:
+        """Yield whether files may be deleted; nobody can pin them inside."""
+        try:
+            taken = hold(self._folder / "pin", alone=True)
+        except FileNotFoundError:  # no folder: nothing to delete
+            yield True
+            return
+        except OSError as error:
+            raise disk_error(error, self._folder) from error
+        try:
+            yield taken is not None
+        finally:
+            if taken is not None:
+                taken.close()
+
+    def orphans(self, wanted: Callable[[Sequence[str]], set[str]]) -> bool:
+        """Delete blobs that no file has: a process may be killed between the one and the other.
+
+        Args:
+            wanted: Of some digests returns those that files have; asked again under the lock.
+
+        Returns:
+            Whether none is left; while pinned they stay.
+        """
+        clean = True
+        for folder in self._folder.glob("[0-9a-f][0-9a-f]"):
+            found = [path.name for path in folder.iterdir()]
+            suspects = set(found) - wanted(found)
+            if not suspects:
+                continue
+            with self.exclusive(), self._unless_pinned() as free:
+                clean = clean and free
+                for sha256 in suspects - wanted(sorted(suspects)) if free else ():
+                    self.path(sha256).unlink(missing_ok=True)
+        return clean
+
+    def left_over(self, name: str) -> Path:
+        """Return the path of what was received under a name, also if it was dropped while pinned.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        for path in (self.arrived(name), self._incoming / (_GONE + name)):
+            if path.exists():
+                return path
+        raise FileNotFoundError(name)
 
     def path(self, sha256: str) -> Path:
         """Return where the blob of a digest is, or would be."""
@@ -221,11 +297,13 @@ class Blobs:
         """
         keep = set(wanted)
         swept = 0
-        for path in self._incoming.glob("*"):
-            with contextlib.suppress(OSError):
-                if path.name not in keep and time.time() - path.stat().st_mtime > _ABANDONED_S:
-                    path.unlink()
-                    swept += 1
+        with self._unless_pinned() as free:
+            for path in self._incoming.glob("*") if free else ():
+                with contextlib.suppress(OSError):
+                    old = time.time() - path.stat().st_mtime > _ABANDONED_S
+                    if path.name.startswith(_GONE) or (path.name not in keep and old):
+                        path.unlink()
+                        swept += 1
         return swept
 
     def old(self, among: Iterable[str] | None = None) -> list[str]:

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from rag.errors import UnknownStore, UsageError
 from rag.store.corpus import Store
-from rag.store.database import Database, retried
+from rag.store.database import Database, mark_deleted, retried
 from rag.store.ids import new_id
+from rag.store.redact import redact_gone
 from rag.store.service_tables import BatchFileRow, FileBatchRow, FileRow, ProjectRow, StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
@@ -165,6 +166,9 @@ def delete_rows(session: Session, store_id: str) -> int:
     held = session.scalar(
         select(func.count()).select_from(DocumentRow).where(DocumentRow.store_id == store_id)
     )
+    files = list(
+        session.scalars(select(DocumentRow.file_id).where(DocumentRow.store_id == store_id))
+    )
     only_here = select(StoreFileRow.file_id).where(StoreFileRow.store_id == store_id)
     session.execute(delete(FileRow).where(FileRow.id.in_(only_here), ~FileRow.kept))
     batches = select(FileBatchRow.id).where(FileBatchRow.store_id == store_id)
@@ -172,4 +176,6 @@ def delete_rows(session: Session, store_id: str) -> int:
     for table in (ChangeRow, ChunkRow, DocumentRow, StoreFileRow, FileBatchRow):
         session.execute(delete(table).where(table.store_id == store_id))
     session.execute(delete(StoreRow).where(StoreRow.id == store_id))
+    redact_gone(session, files)
+    mark_deleted(session)
     return held or 0

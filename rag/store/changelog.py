@@ -16,6 +16,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from rag.schema import Document, FloatArray, Passage
+from rag.store.database import mark_deleted
 from rag.store.ids import new_id
 from rag.store.service_tables import FileRow, StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
@@ -100,6 +101,8 @@ class ChangeLog:
             self._session.execute(delete(ChunkRow).where(ChunkRow.document_id.in_(part)))
             self._session.execute(delete(DocumentRow).where(DocumentRow.id.in_(part)))
             dropped += len(chunks)
+        if document_ids:
+            mark_deleted(self._session)
         return dropped
 
     def _drop_files(self, document_ids: Sequence[int]) -> None:

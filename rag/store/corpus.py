@@ -28,6 +28,7 @@ from rag.store.changelog import (
     without_nul,
 )
 from rag.store.database import Database, retried
+from rag.store.redact import list_files, redact_answers, redact_gone
 from rag.store.service_tables import StoreFileRow
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
@@ -324,6 +325,7 @@ class Store:
                     continue
                 if old is not None:
                     log.drop_documents([old.id], keep_files=True)
+                    redact_answers(session, [old.file_id])
                 name = _free_name(session, self.id, new) if old is None else old.name
                 log.insert(new, name, "" if old is None else old.file_id)
                 outcomes[name] = "added" if old is None else "replaced"
@@ -375,6 +377,7 @@ class Store:
             )
             listed = session.get(StoreFileRow, (self.id, file_id)) is not None
             log.drop_documents(list(session.scalars(documents)))
+            redact_gone(session, [file_id])
             log.write()
             session.execute(  # one that is not parsed yet, or cannot be, has no document
                 delete(StoreFileRow).where(
@@ -407,7 +410,9 @@ class Store:
                         do=f"`youju files --store {self.name}` lists them.",
                     )
                 ids.append(found)
+            files = list_files(session, ids)
             dropped = log.drop_documents(ids)
+            redact_gone(session, files)
             log.write()
             return dropped
 

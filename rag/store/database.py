@@ -7,8 +7,10 @@ other instead of failing half-way. What PostgreSQL needs is in rag.store.postgre
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import os
 import random
 import sqlite3
 import time
@@ -33,10 +35,15 @@ from sqlalchemy.orm import Session
 
 from rag.errors import ConfigError, StorageError
 from rag.store import postgres
+from rag.store.hold import hold
 
 SCHEMA_VERSION = "0003"
 """The newest migration; a test holds it against the migration folder."""
 
+VACUUM_BYTES = 1 << 30
+"""A larger database is not rewritten by itself: that keeps writers out for too long."""
+
+_SCRUB_WAIT_MS = 2000
 _CONNECTIONS = 40
 """Connections to SQLite kept; more than threads that use the database at once."""
 
@@ -73,7 +80,7 @@ class Database:
 
     def __init__(self, url: str, *, timeout_s: float = 30.0, pool: int = 10) -> None:
         try:
-            self._url = _parsed_url(url)
+            self._url = parsed_url(url)
             self._pool = pool
             self.name = self._url.render_as_string(hide_password=True)
             if self._url.get_backend_name() == "sqlite" and self._url.database:
@@ -81,11 +88,10 @@ class Database:
             with self._translated():
                 self._engine = self._create_engine(timeout_s)
                 weakref.finalize(self, self._engine.dispose)
-                with self.read() as session:
-                    current = _schema_version(session.connection()) == SCHEMA_VERSION
-                if not current:
-                    with self.write() as session:
-                        _upgrade(session.connection(), self.name)
+                self._file = sqlite_file(self._url)
+                self._stamp: tuple[int, int] | None = None
+                self._say_in_use(timeout_s)
+                self._bring_up_to_date()
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"database_url needs the Python package {error.name!r}, which is not installed.",
@@ -96,6 +102,16 @@ class Database:
                 f"database_url is not usable: {error}.", do="Give a SQLAlchemy URL."
             ) from None
 
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for another database."""
+        return self._file
+
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy's engine, for work on the database as a whole."""
+        return self._engine
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Open a session that sees one consistent state of the database.
@@ -103,6 +119,7 @@ class Database:
         Raises:
             StorageError: If the database cannot be read now.
         """
+        self._notice_another_file()
         with self._translated(), Session(self._engine) as session:
             yield session
 
@@ -113,6 +130,7 @@ class Database:
         Raises:
             StorageError: If the database cannot be written now; nothing is changed then.
         """
+        self._notice_another_file()
         with (
             self._translated(),
             self._engine.connect().execution_options(youju_write=True) as connection,
@@ -122,9 +140,88 @@ class Database:
             yield session
             session.flush()
 
+    def deletions(self) -> int:
+        """Return a number that is 0 once the traces of all that was deleted have been removed.
+
+        0 always for other databases than SQLite, which keep their files themselves.
+        """
+        if self._file is None:
+            return 0
+        with self.read() as session:
+            return int(session.execute(text("PRAGMA user_version")).scalar_one())
+
+    def scrub(self, seen: int) -> bool:
+        """Remove the traces of deleted rows from the database's files.
+
+        SQLite overwrites what is deleted, but not copies that it left when it moved rows to other
+        pages, and its write-ahead log holds pages as they were.
+
+        Args:
+            seen: What `deletions` was when the other traces, if any, began to be removed; it is 0
+                afterwards, unless there were more deletions meanwhile.
+
+        Returns:
+            Whether it could be done; not while others read or write for longer.
+
+        Raises:
+            StorageError: If the database cannot be written.
+        """
+        if self._file is None:
+            return True
+        with translated(self.name), contextlib.closing(sqlite3.connect(self._file)) as connection:
+            connection.isolation_level = None
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute(f"PRAGMA busy_timeout = {_SCRUB_WAIT_MS}")
+            if self._file.stat().st_size <= VACUUM_BYTES:
+                connection.execute("VACUUM")
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("PRAGMA user_version").fetchone()[0] == seen:
+                connection.execute("PRAGMA user_version = 0")
+            connection.execute("COMMIT")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                connection.execute(f"PRAGMA user_version = {max(seen, 1)}")
+            return not busy
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        self._let_go()
+
+    def _bring_up_to_date(self) -> None:
+        with Session(self._engine) as session:
+            current = _schema_version(session.connection()) == SCHEMA_VERSION
+        if not current:
+            with self.write() as session:
+                _upgrade(session.connection(), self.name)
+        self._stamp = _stamp(self._file)
+
+    def _say_in_use(self, timeout_s: float) -> None:
+        """Keep a restore from putting another database in place of this one meanwhile."""
+        self._let_go: Callable[[], None] = _nothing
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):  # a folder that cannot be written is told of below
+            taken = hold(in_use_file(self._file), alone=False, wait_s=timeout_s)
+            if taken is None:
+                raise StorageError(
+                    f"The database {self.name} is being restored.",
+                    do="Wait for that to end, then retry.",
+                )
+            weakref.finalize(self, taken.close)
+            self._let_go = taken.close
+
+    def _notice_another_file(self) -> None:
+        """Open the file that is there now, if somebody has put another one in its place."""
+        if self._stamp is None:
+            return
+        found = _stamp(self._file)
+        if found is not None and found != self._stamp:
+            self._engine.dispose()
+            self._stamp = None
+            with translated(self.name):
+                self._bring_up_to_date()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -178,13 +275,53 @@ def retried(work: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-def _parsed_url(url: str) -> URL:
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of a SQLite database; None for one in memory and for other databases."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
+
+
+def in_use_file(file: Path) -> Path:
+    """Return the file on which those who use a SQLite database have a hold."""
+    return file.with_name(file.name + ".in-use")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _stamp(file: Path | None) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name; None if there is none."""
+    if file is None:
+        return None
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def parsed_url(url: str) -> URL:
+    """Return a URL in its parts.
+
+    Raises:
+        ConfigError: If it is not one.
+    """
     try:
         return make_url(url)
     except (ArgumentError, ValueError):  # the text is not repeated: it may hold a password
         raise ConfigError(
             "database_url is not a URL.", do="Expected one like postgresql+pg8000://user@host/db."
         ) from None
+
+
+def mark_deleted(session: Session) -> None:
+    """Note, in the transaction that deletes text, that traces of it are to be removed."""
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        before = connection.execute(text("PRAGMA user_version")).scalar_one()
+        connection.execute(text(f"PRAGMA user_version = {before % (1 << 30) + 1}"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from rag.errors import QuotaError
 from rag.store.blobs import Blobs, Incoming
 from rag.store.changelog import in_parts
-from rag.store.database import Database
+from rag.store.database import Database, mark_deleted
 from rag.store.ids import new_id
 from rag.store.pages import Page, Slice, read_page
 from rag.store.service_tables import (
@@ -186,6 +186,7 @@ class Files:
                 sha256 = row.sha256 if row.kept else None
                 session.delete(row)
                 session.flush()
+                mark_deleted(session)
                 others = select(FileRow.id).where(FileRow.sha256 == sha256, FileRow.kept).limit(1)
                 last = sha256 is not None and session.scalar(others) is None
             if sha256 is not None and last:
@@ -220,6 +221,19 @@ class Files:
                 query = select(FileRow.sha256).where(FileRow.sha256.in_(part), FileRow.kept)
                 known.update(session.scalars(query))
         return [digest for digest in digests if digest not in known]
+
+    def drop_orphans(self) -> bool:
+        """Delete the bytes of deleted files that are still there; return whether none is left."""
+
+        def wanted(digests: Sequence[str]) -> set[str]:
+            found: set[str] = set()
+            with self._db.read() as session:
+                for part in in_parts(digests):
+                    query = select(FileRow.sha256).where(FileRow.sha256.in_(part), FileRow.kept)
+                    found |= set(session.scalars(query))
+            return found
+
+        return self.blobs.orphans(wanted)
 
     def expired(self) -> list[tuple[str, str]]:
         """Return (project id, file id) of every file whose time has passed."""

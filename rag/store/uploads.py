@@ -222,7 +222,7 @@ class Uploads:
 
     def _drop_parts(self, parts: Sequence[str]) -> None:
         for part in parts:
-            self._files.blobs.arrived(part).unlink(missing_ok=True)
+            self._files.blobs.drop_arrived(part)
 
 
 def _md5(incoming: Incoming) -> str:
