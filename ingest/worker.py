@@ -62,11 +62,14 @@ def main(arguments: list[str], parse: Parse | None = None) -> None:
 
         reader = RapidReader(ocr_threads())
     _set_limits(memory_mib)
-    write_message(target, {"ready": True}, b"")
-    while (message := read_message(source, MAX_HEADER, None)) is not None:
-        header, body = message
-        _allow_cpu(cpu_s)
-        write_message(target, *_answer(parse, header, body, max_chars, reader))
+    try:
+        write_message(target, {"ready": True}, b"")
+        while (message := read_message(source, MAX_HEADER, None)) is not None:
+            header, body = message
+            _allow_cpu(cpu_s)
+            write_message(target, *_answer(parse, header, body, max_chars, reader))
+    finally:
+        _remove_folder()  # nobody else does if the parent was killed
 
 
 def ocr_threads() -> int:
@@ -181,12 +184,17 @@ def _watch_parent(source: BinaryIO) -> None:
     def wait() -> None:
         while not poller.poll():
             time.sleep(0.05)
-        folder = os.environ.get("TMPDIR", "")
-        if os.path.basename(folder).startswith(FOLDER_PREFIX):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_folder()
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _remove_folder() -> None:
+    """Remove the folder that was made for this process, if there is one."""
+    folder = os.environ.get("TMPDIR", "")
+    if os.path.basename(folder).startswith(FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_limits(memory_mib: int) -> None:
