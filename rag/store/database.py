@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from rag.errors import ConfigError, StorageError
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The newest migration; a test holds it against the migration folder."""
 
 _CONNECTIONS = 40
