@@ -14,7 +14,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathspec import GitIgnoreSpec
+from pathspec import GitIgnoreSpec, RegexPattern
 
 from rag.errors import DocumentRejected
 
@@ -47,10 +47,11 @@ DEFAULTS = (
 
 MOST_BYTES = 65_536
 MOST_LINES = 1_000
-MOST_WILDCARDS = 8
-"""In one line; in one part of its path 3. More could take for ever to compare with a long name."""
+MOST_STARS = 2
+"""* within one part of a line's path, but for one at its end, and ** in all of it; comparing more
+with a long name could take for ever."""
 
-_MOST_IN_PART = 3
+_FOLDER_MARK = "ps_d"  # pathspec's group for a folder whose content a pattern matches with it
 _DEFAULT = re.compile("|".join(fnmatch.translate(name) for name in DEFAULTS), re.DOTALL)
 
 
@@ -59,7 +60,7 @@ class _Layer:
     """One ignore file; `base` is its folder inside the root: "" or "a/b/"."""
 
     base: str
-    spec: GitIgnoreSpec
+    patterns: tuple[RegexPattern, ...]
 
 
 class IgnoreRules:
@@ -87,10 +88,17 @@ class IgnoreRules:
         if not lines:
             return self
         try:
-            layer = _Layer(base, GitIgnoreSpec.from_lines(lines))
+            # For pathspec "x/**" is x itself, too; for git it is what x holds.
+            exact = [f"{line}/*" if line.rstrip().endswith("/**") else line for line in lines]
+            spec = GitIgnoreSpec.from_lines(exact)
         except ValueError as error:
             raise _unusable(f"has a line that is no pattern: {error}") from error
-        return IgnoreRules(self._root, (*self._layers, layer))
+        patterns = tuple(
+            pattern
+            for pattern in spec.patterns
+            if isinstance(pattern, RegexPattern) and pattern.include is not None
+        )
+        return IgnoreRules(self._root, (*self._layers, _Layer(base, patterns)))
 
     def ignores(self, label: str, name: str, *, folder: bool) -> bool:
         """Whether an entry of the folder is passed over.
@@ -102,10 +110,19 @@ class IgnoreRules:
         """
         for layer in reversed(self._layers):
             inside = label[len(layer.base) :] + ("/" if folder else "")
-            decision = layer.spec.check_file(inside).include
-            if decision is not None:
-                return decision
+            for pattern in reversed(layer.patterns):
+                if _matches(pattern, inside):
+                    return bool(pattern.include)
         return _DEFAULT.match(name) is not None
+
+
+def _matches(pattern: RegexPattern, path: str) -> bool:
+    """Whether a pattern matches a path itself, and not only a folder that it lies in."""
+    found = pattern.match_file(path)
+    if found is None:
+        return False
+    folder_end = found.match.end(_FOLDER_MARK) if _FOLDER_MARK in pattern.regex.groupindex else -1
+    return folder_end in (-1, len(path))
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -117,24 +134,26 @@ def _read_lines(path: Path) -> list[str]:
         return []
     except OSError as error:
         raise _unusable(f"cannot be read: {error.strerror}") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise _unusable("is not a file")
-        try:
-            data = file.read(MOST_BYTES + 1)
-        except OSError as error:
-            raise _unusable(f"cannot be read: {error.strerror}") from error
+        data = os.read(handle, MOST_BYTES + 1)
+    except OSError as error:
+        raise _unusable(f"cannot be read: {error.strerror}") from error
+    finally:
+        os.close(handle)
     if len(data) > MOST_BYTES:
         raise _unusable(f"has more than {MOST_BYTES:,} bytes")
     lines = data.decode("utf-8-sig", "surrogateescape").splitlines()
     if len(lines) > MOST_LINES:
         raise _unusable(f"has {len(lines):,} lines; expected at most {MOST_LINES:,}")
     for line in lines:
-        runs = [len(re.findall(r"\*+", part)) for part in line.split("/")]
-        if not line.startswith("#") and (max(runs) > _MOST_IN_PART or sum(runs) > MOST_WILDCARDS):
+        parts = line.split("/")
+        runs = [len(re.findall(r"\*+", part.rstrip("*"))) for part in parts]
+        if not line.startswith("#") and max(*runs, parts.count("**")) > MOST_STARS:
             raise _unusable(
-                f"has a line with too many *: {line[:60]}; expected at most {MOST_WILDCARDS}, "
-                f"and {_MOST_IN_PART} between two /"
+                f"has a line with too many *: {line[:60]}; expected at most {MOST_STARS} ** and "
+                f"{MOST_STARS} * between two /"
             )
     return lines
 
