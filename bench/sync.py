@@ -3,8 +3,7 @@
     python -m bench.sync [--files 100000] [--characters 2000]
 
 The store is filled directly, with random vectors, so that nothing is parsed or embedded; the sync
-is a whole process, start-up included. Beside it: `youju ingest` of the same folder, which reads
-every file; and a sync after a tenth of the files have been moved.
+is a whole process, start-up included. Beside it: a sync after a tenth of the files have been moved.
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ def main() -> None:
         unchanged = _sync(home, folder)
         _move(folder, options.files // 10)
         moved = _sync(home, folder)
-        ingest = run(["-m", "youju", "ingest", str(folder), "-s", "bench"], _environment(home))
     done, after = json.loads(unchanged.output), json.loads(moved.output)
     assert (done["unchanged"], done["added"], done["deleted"]) == (options.files, [], [])
     assert (len(after["moved"]), after["added"], after["deleted"]) == (options.files // 10, [], [])
@@ -64,7 +62,6 @@ def main() -> None:
                 "unchanged_peak_mib": round(unchanged.peak_mib),
                 "peak_mib_of_200_files": round(few.peak_mib),
                 "a_tenth_moved_wall_s": round(moved.wall_s, 1),
-                "ingest_unchanged_wall_s": round(ingest.wall_s, 1),
             },
             indent=2,
         )
@@ -111,11 +108,7 @@ def _move(folder: Path, files: int) -> None:
 
 def _sync(home: Path, folder: Path) -> Cost:
     command = ["-m", "youju", "sync", str(folder), "-s", "bench", "--json"]
-    return run(command, _environment(home))
-
-
-def _environment(home: Path) -> dict[str, str]:
-    return {"YOUJU_HOME": str(home)}
+    return run(command, {"YOUJU_HOME": str(home)})
 
 
 if __name__ == "__main__":

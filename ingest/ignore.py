@@ -121,8 +121,9 @@ def _matches(pattern: RegexPattern, path: str) -> bool:
     found = pattern.match_file(path)
     if found is None:
         return False
-    folder_end = found.match.end(_FOLDER_MARK) if _FOLDER_MARK in pattern.regex.groupindex else -1
-    return folder_end in (-1, len(path))
+    match = found.match
+    marked = _FOLDER_MARK in match.re.groupindex
+    return not marked or match.end(_FOLDER_MARK) in (-1, len(path))
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -76,7 +76,12 @@ class SyncReport:
     @property
     def did_something(self) -> bool:
         """Whether the store is not what it was."""
-        return bool(self.added or self.changed or self.moved or self.deleted)
+        return bool(self.moved) or self.changed_chunks
+
+    @property
+    def changed_chunks(self) -> bool:
+        """Whether the indexes have something to follow."""
+        return bool(self.added or self.changed or self.deleted)
 
 
 class FolderGone(PathError):

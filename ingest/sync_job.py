@@ -52,7 +52,7 @@ def sync_folder(
     """
     with _opened(rag, store_name, folder, yes_delete=yes_delete) as opened:
         report = opened.sync.run(progress=progress)
-        if report.did_something:
+        if report.changed_chunks:
             _refresh(rag, store_name)
     return report
 

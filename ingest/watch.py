@@ -103,7 +103,7 @@ class Watch:
         sync: Does the work.
         watching: How, and whom to tell.
         warm_up: Loads what the next change needs, so that it is quick.
-        changed: Called after every sync that changed the store.
+        changed: Called after every sync that changed chunks.
         progress: Called before each file.
     """
 
@@ -229,7 +229,7 @@ class Watch:
         self._again = set()
         try:
             report = self._sync.run(parts, stopped=self._stop.is_set, progress=self._progress)
-            if report.did_something:
+            if report.changed_chunks:
                 self._changed()
         except FolderGone:
             raise

@@ -122,8 +122,8 @@ class SyncBench:
         )
         found: dict[str, list[tuple[int, str, bytes]]] = {}
         with self.rag.db.read() as session:
-            for name, *chunk in session.execute(query):
-                found.setdefault(name, []).append((chunk[0], chunk[1], chunk[2]))
+            for name, i, text, vector in session.execute(query):
+                found.setdefault(name, []).append((i, text, vector))
         return found
 
     def found(self, word: str) -> dict[str, set[str]]:

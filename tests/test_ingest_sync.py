@@ -417,7 +417,7 @@ def test_a_folder_that_vanishes_meanwhile_deletes_nothing(
         bench.write(f"{number}.txt", f"Valve {number}.")
     bench.sync()
     (bench.root / "0.txt").unlink()
-    looked = ingest.sync.is_gone
+    looked = ingest.pipeline.is_gone
 
     def vanishing(source: str) -> bool:
         shutil.rmtree(bench.root, ignore_errors=True)

@@ -78,8 +78,9 @@ class FolderChanges(RuleBasedStateMachine):
 
     @rule(source=FOLDERS, to=FOLDERS)
     def move_folder(self, source: str, to: str) -> None:
-        if (self.root / source).is_dir() and not (self.root / to).exists():
-            (self.root / source).rename(self.root / to)
+        old, new = self.root / source, self.root / to
+        if old.is_dir() and new.parent.is_dir() and not new.exists() and old not in new.parents:
+            old.rename(new)
 
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
@@ -184,7 +185,7 @@ def run_machine(database: Path, examples: int, steps: int) -> None:
 
 
 def test_the_store_follows_the_folder(empty_database: Path) -> None:
-    run_machine(empty_database, 10, 20)
+    run_machine(empty_database, 6, 15)
 
 
 @pytest.mark.slow
