@@ -48,7 +48,12 @@ def pair_moves(
         digest: Returns a file's sha256 in hex, None if it cannot be read now; called only for a
             file of the same size and format as a document that is looked for.
     """
-    files = _Unclaimed([*new, *changed], digest)
+
+    def digest_if_new(found: FoundFile) -> str | None:
+        sha256 = digest(found)  # one that only may have changed has not moved in either
+        return None if found in changed and changed[found].sha256 == sha256 else sha256
+
+    files = _Unclaimed([*new, *changed], digest_if_new)
     exact = deque(sorted(gone, key=lambda origin: origin.source))
     renamed: deque[Origin] = deque()
     empty = {origin.id for origin in gone}
