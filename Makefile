@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-ask bench-api bench-glm \
+.PHONY: help install demo test lint check docs lock bench-embed bench-ingest bench-sync bench-ask bench-api bench-glm \
 	bench-glm-batch bench-glm-quantize bench-glm-linear bench-glm-full bench-glm-gpu clean
 
 help:  ## Show what can be made
@@ -51,6 +51,9 @@ bench-embed: .venv/installed  ## CPU seconds per chunk, OpenVINO against sentenc
 
 bench-ingest: .venv/installed  ## `youju ingest` against bare embedding and a LangChain pipeline
 	$(BIN)/python -m bench.ingest
+
+bench-sync: .venv/installed  ## Seconds and peak memory of `youju sync` of 100,000 unchanged files
+	$(BIN)/python -m bench.sync
 
 bench-ask: .venv/installed  ## Seconds and peak memory of a cold `youju ask`
 	$(BIN)/python -m bench.ask

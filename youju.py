@@ -47,6 +47,7 @@ app = typer.Typer(
     epilog="Add --debug to any command to see the traceback of an error.",
 )
 app.command()(ingest_cli.ingest)
+app.command()(ingest_cli.sync)
 
 
 @app.callback()
@@ -62,7 +63,7 @@ def _options(
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
-_GOES_ON = frozenset({"ingest", "delete", "reindex"})
+_GOES_ON = frozenset({"ingest", "sync", "delete", "reindex"})
 """Verbs that commit as they go."""
 
 TopKOption = Annotated[

@@ -57,6 +57,7 @@ MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
     errors.UsageError: Meaning(400, INVALID, "invalid_request"),
     errors.ConfigError: _ours(500, "misconfigured", _SET_UP),
     errors.PathError: _ours(500, "misconfigured", _SET_UP),
+    errors.SyncRunning: Meaning(409, INVALID, "sync_running"),
     errors.QueryError: Meaning(400, INVALID, "invalid_query"),
     errors.FilterError: Meaning(400, INVALID, "invalid_filter"),
     errors.ChatError: Meaning(400, INVALID, "invalid_messages"),

@@ -1,4 +1,4 @@
-"""The commands that change a store: `youju ingest`, `delete` and `reindex`."""
+"""The commands that change a store: `youju ingest`, `sync`, `delete` and `reindex`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ingest.sync_output import SyncPrinter, skipped_formats, stopped_by_signals
 from rag.errors import PathError, UsageError
 from rag.terminal import complain, count, print_json, progress_bar, say
 
@@ -100,6 +101,54 @@ def delete(
         say(f"Deleted {count(deleted, 'file')} from store {name}.")
 
 
+def sync(
+    folder: Annotated[str, typer.Argument(help="The folder.", show_default=False)],
+    store: StoreOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on following changes, until Ctrl-C or SIGTERM.")
+    ] = False,
+    poll: Annotated[
+        bool, typer.Option("--poll", help="Watch by looking every second (network drives).")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=1, help="Watch: seconds between two looks at everything.")
+    ] = 600.0,
+    yes_delete: Annotated[
+        bool, typer.Option("--yes-delete", help="Delete also more than half of the documents.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a store equal to a folder: add, replace, move, delete.
+
+    Unchanged files are not read, and moved ones not parsed again. Files of `.youjuignore` (written
+    as git's are) are left out. What came from elsewhere than the folder stays.
+    """
+    from ingest.sync_job import sync_folder, watch_folder
+    from ingest.watch import Watching
+    from rag.build import build_rag
+    from rag.config import load_settings
+
+    if folder == "":
+        raise _empty_path()
+    if poll and not watch:
+        raise UsageError("--poll is a way to watch.", do="Add --watch.")
+    rag = build_rag(load_settings({"store": store}).settings)
+    show = SyncPrinter(rag.settings.store, folder, as_json=as_json, lines=watch)
+    if watch:
+        with stopped_by_signals() as stop:
+            how = Watching(stop, show.report, show.tell, poll=poll, every_s=every)
+            totals = watch_folder(rag, rag.settings.store, Path(folder), how, yes_delete=yes_delete)
+        show.totals(totals)
+        return
+    with progress_bar("Syncing") as advance:
+        report = sync_folder(
+            rag, rag.settings.store, Path(folder), yes_delete=yes_delete, progress=advance
+        )
+    show.report(report)
+    if report.refused or report.held:
+        raise typer.Exit(1)
+
+
 def _empty_path() -> PathError:
     """Of an unset shell variable, say; taken as a path it would mean the current folder."""
     return PathError("Got an empty path.", do="Give a file or folder; `.` is this folder.")
@@ -161,7 +210,7 @@ def _print_report(store: str, report: IngestReport) -> None:
         f"Store {store}: {report.count('added')} added, {report.count('replaced')} replaced, "
         f"{report.count('unchanged')} unchanged"
         + (f", {len(report.pruned)} removed" if report.pruned else "")
-        + (f", {_skipped(report.skipped)} skipped" if report.skipped else "")
+        + (f", {skipped_formats(report.skipped)} skipped" if report.skipped else "")
         + f"; {count(report.chunks, 'new chunk')} in {report.seconds:.1f} s."
     )
     for file, text in report.warnings:
@@ -180,9 +229,3 @@ def _print_report(store: str, report: IngestReport) -> None:
     if report.rejected:
         rest = "the others are in the store" if report.outcomes else "no other file was found"
         complain(f"{count(len(report.rejected), 'file')} not ingested; {rest}.")
-
-
-def _skipped(formats: dict[str, int]) -> str:
-    """Return "12 of other formats (.xlsx 9, .pptx 2, ...)", the most frequent first."""
-    named = ", ".join(f"{suffix or 'no suffix'} {n}" for suffix, n in list(formats.items())[:5])
-    return f"{sum(formats.values())} of other formats ({named}{', …' if len(formats) > 5 else ''})"

@@ -81,6 +81,7 @@ class FoundFile:
         size: Bytes when it was seen, > 0.
         mtime_ns: Modification time when it was seen, nanoseconds.
         root: The folder argument it lies in, or its own folder when it was named itself.
+        ctime_ns: When anything about it had changed, nanoseconds, as the file system says.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class FoundFile:
     size: int
     mtime_ns: int
     root: Path
+    ctime_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,36 @@ def read_bytes(found: FoundFile) -> bytes:
     return data
 
 
+def look_at(
+    path: Path, label: str, root: Path, max_bytes: int, info: os.stat_result
+) -> FoundFile | RefusedFile:
+    """Check one entry of a folder that has a supported suffix.
+
+    Args:
+        path: Where it is.
+        label: Its path inside the root, parts joined by "/".
+        root: The folder, resolved.
+        max_bytes: Larger files are refused; > 0.
+        info: What `lstat` says of it.
+
+    Returns:
+        The file, that which a link leads to, or why it is refused.
+    """
+    if stat.S_ISLNK(info.st_mode):
+        seen = _look(path, label, root, max_bytes)
+    else:
+        seen = _judge(path, label, root, info, max_bytes)
+    if seen.info is not None:
+        return _found(seen.path, printable(label), root, seen.info)
+    error = seen.error or DocumentRejected("Cannot be read.", reason="unreadable")
+    return RefusedFile(seen.path, printable(label), error)
+
+
+def cannot_list(path: Path, label: str, error: OSError) -> RefusedFile:
+    """Return what stands for a folder that cannot be listed."""
+    return RefusedFile(path, printable(label), _unreadable(error, "unreadable"))
+
+
 def printable(name: str) -> str:
     r"""Return a name that can be shown, stored and encoded.
 
@@ -316,6 +348,10 @@ def _check(path: Path, label: str, root: Path, max_bytes: int) -> _Seen:
         info = path.lstat()
     except OSError as error:
         return _Seen(path, label, root, None, _unreadable(error, "unreadable"))
+    return _judge(path, label, root, info, max_bytes)
+
+
+def _judge(path: Path, label: str, root: Path, info: os.stat_result, max_bytes: int) -> _Seen:
     if not stat.S_ISREG(info.st_mode):
         return _refuse(path, label, root, f"Not a file but {_kind(info.st_mode)}.", "unreadable")
     if info.st_size > max_bytes:
@@ -361,11 +397,14 @@ def _name_all(seen: Sequence[_Seen], roots: tuple[Path, ...], skipped: dict[str,
         name = _free(prefix + label, taken)
         taken.add(name)
         if entry.info is not None:
-            size, changed = entry.info.st_size, entry.info.st_mtime_ns
-            files.append(FoundFile(entry.path, name, size, changed, entry.root))
+            files.append(_found(entry.path, name, entry.root, entry.info))
         elif entry.error is not None:
             rejected.append(RefusedFile(entry.path, name, entry.error))
     return Discovery(tuple(files), tuple(rejected), roots, skipped)
+
+
+def _found(path: Path, name: str, root: Path, info: os.stat_result) -> FoundFile:
+    return FoundFile(path, name, info.st_size, info.st_mtime_ns, root, info.st_ctime_ns)
 
 
 def _free(name: str, taken: set[str]) -> str:

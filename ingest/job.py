@@ -67,6 +67,24 @@ def make_parsers(rag: Rag) -> ParserPool:
     )
 
 
+def make_ingestion(rag: Rag, store_name: str, pool: ParserPool) -> Ingestion:
+    """Return what ingests files into a store, which is made when the first run needs it."""
+    chunker = make_chunker(rag)
+    return Ingestion(
+        lambda: rag.writable(store_name, chunker.fingerprint),
+        chunker=chunker,
+        embedder=lambda: rag.embedder,
+        pool=pool,
+        max_bytes=max_file_bytes(rag),
+        commit_chunks=rag.settings.commit_chunks,
+    )
+
+
+def max_file_bytes(rag: Rag) -> int:
+    """Return the size of the largest file that is taken, bytes."""
+    return int(rag.settings.max_file_mib * 1024 * 1024)
+
+
 def ingest_paths(
     rag: Rag,
     store_name: str,
@@ -81,17 +99,8 @@ def ingest_paths(
         IndexMismatch: If the store was made by another embedder or chunker.
         YoujuError: As `Ingestion.run` does.
     """
-    chunker = make_chunker(rag)
-    max_bytes = int(rag.settings.max_file_mib * 1024 * 1024)
     with make_parsers(rag) as pool:
-        ingestion = Ingestion(
-            lambda: rag.writable(store_name, chunker.fingerprint),
-            chunker=chunker,
-            embedder=lambda: rag.embedder,
-            pool=pool,
-            max_bytes=max_bytes,
-            commit_chunks=rag.settings.commit_chunks,
-        )
+        ingestion = make_ingestion(rag, store_name, pool)
         report = ingestion.run(paths, prune=prune, progress=progress)
     store = rag.catalog.find(store_name)
     if store is not None:

@@ -11,8 +11,8 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
@@ -26,8 +26,10 @@ from rag.protocols import Embedder
 from rag.schema import Document, Passage
 from rag.store.changelog import NewDocument
 from rag.store.corpus import DocumentInfo, Outcome, Store
+from rag.store.stamps import Stamp
 from rag.terminal import Advance, Progress
 
+_BEYOND = 1 << 63
 _ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 
 
@@ -87,7 +89,38 @@ class _Parsed:
     size: int
     document: Document
     passages: list[Passage]
+    stamp: Stamp | None
     file_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """What stands for a file whose bytes the store holds already."""
+
+    stamp: Stamp | None
+
+
+@dataclass(slots=True)
+class Work:
+    """What became of a number of files.
+
+    Attributes:
+        outcomes: Per file: "added", "replaced" or "unchanged".
+        rejected: Files that were refused.
+        refused: Why, by source.
+        same: By source, what those looked like whose bytes the store held already.
+        chunks: Chunks written.
+        warnings: (file, sentence) pairs worth telling.
+        similar: The files put in that are nearly alike.
+    """
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    rejected: list[Rejection] = field(default_factory=list)
+    refused: dict[str, DocumentRejected] = field(default_factory=dict)
+    same: dict[str, Stamp] = field(default_factory=dict)
+    chunks: int = 0
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    similar: SimilarFiles = field(default_factory=SimilarFiles)
 
 
 class Ingestion:
@@ -146,12 +179,11 @@ class Ingestion:
         discovery = discover(paths, self._max_bytes, allow_empty=prune)
         store = self._open_store()
         known = store.sources()
-        outcomes: dict[str, Outcome] = {}
         refused = {storable_path(item.path) for item in discovery.rejected}
         folders = tuple(path + os.sep for path in refused - known.keys())  # perhaps unlisted ones
         hidden = {source for source in known if folders and source.startswith(folders)}
         rejected = [
-            _rejection(
+            rejection(
                 item.name,
                 item.error,
                 kept=(path := storable_path(item.path)) in known
@@ -159,52 +191,84 @@ class Ingestion:
             )
             for item in discovery.rejected
         ]
-        warnings: list[tuple[str, str]] = []
-        waiting: list[_Parsed] = []
-        similar = SimilarFiles()
-        chunks = 0
-        for done, found in enumerate(discovery.files):
-            name, sha256 = known.get(storable_path(found.path), (found.name, None))
-            progress(Progress(done, len(discovery.files), name))
-            try:
-                parsed = self._parse(found, sha256)
-            except DocumentRejected as error:
-                rejected.append(_rejection(name, error, kept=sha256 is not None))
-                continue
-            if parsed is None:
-                outcomes[name] = "unchanged"
-                continue
-            similar.add(found.name, parsed.document.text)
-            warnings += [(found.name, text) for text in parsed.document.warnings]
-            waiting.append(parsed)
-            if sum(len(item.passages) for item in waiting) >= self._commit_chunks:
-                progress(Progress(done, len(discovery.files), "embedding"))
-                chunks += self._commit(store, waiting, outcomes)
-                waiting = []
-        if waiting:
-            progress(Progress(len(discovery.files), len(discovery.files), "embedding"))
-        chunks += self._commit(store, waiting, outcomes)
+        work = self.put(store, discovery.files, known, len(discovery.files), progress)
+        rejected += work.rejected
         present = {storable_path(found.path) for found in discovery.files} | refused | hidden
         roots = {storable_path(root) for root in discovery.roots}
         pruned = _prune(store, roots, present) if prune else ()
         return IngestReport(
-            outcomes=outcomes,
+            outcomes=work.outcomes,
             pruned=pruned,
             rejected=tuple(sorted(rejected, key=lambda item: item.name)),
             skipped=discovery.skipped,
             lost=_lost_roots(store) if prune else {},
-            chunks=chunks,
-            warnings=tuple(warnings),
+            chunks=work.chunks,
+            warnings=tuple(work.warnings),
             seconds=time.perf_counter() - begin,
-            near_duplicates=tuple(similar.found),
+            near_duplicates=tuple(work.similar.found),
         )
 
-    def _parse(self, found: FoundFile, known_sha256: str | None) -> _Parsed | None:
-        """Return None if the store holds these very bytes under this name."""
-        data = read_bytes(found)
+    def open_store(self) -> Store:
+        """Return the store, made now if it is missing."""
+        return self._open_store()
+
+    def put(
+        self,
+        store: Store,
+        files: Iterable[FoundFile],
+        known: Mapping[str, tuple[str, str]],
+        total: int,
+        progress: Advance,
+    ) -> Work:
+        """Parse, chunk, embed and commit files, in groups.
+
+        Args:
+            store: Where to.
+            files: Taken one by one; a group is committed also when they end early.
+            known: (name, sha256) of what the store holds, by source.
+            total: How many files there are, for `progress`.
+            progress: Called before each file.
+
+        Raises:
+            StorageError: If the store cannot be written; what was committed before stays.
+            ModelError: If the embedder cannot be had.
+        """
+        work = Work()
+        waiting: list[_Parsed] = []
+        done = 0
+        for done, found in enumerate(files, start=1):
+            source = storable_path(found.path)
+            name, sha256 = known.get(source, (found.name, None))
+            progress(Progress(done - 1, total, name))
+            try:
+                parsed = self._parse(found, sha256)
+            except DocumentRejected as error:
+                work.rejected.append(rejection(name, error, kept=sha256 is not None))
+                work.refused[source] = error
+                continue
+            if isinstance(parsed, _Same):
+                work.outcomes[name] = "unchanged"
+                if parsed.stamp is not None:
+                    work.same[source] = parsed.stamp
+                continue
+            work.similar.add(found.name, parsed.document.text)
+            work.warnings += [(found.name, text) for text in parsed.document.warnings]
+            waiting.append(parsed)
+            if sum(len(item.passages) for item in waiting) >= self._commit_chunks:
+                progress(Progress(done - 1, total, "embedding"))
+                self._commit(store, waiting, work)
+                waiting = []
+        if waiting:
+            progress(Progress(done, total, "embedding"))
+        self._commit(store, waiting, work)
+        return work
+
+    def _parse(self, found: FoundFile, known_sha256: str | None) -> _Parsed | _Same:
+        """Return _Same if the store holds these very bytes under this name."""
+        data, stamp = read_stamped(found)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 == known_sha256:
-            return None
+            return _Same(stamp)
         document = self._pool.parse(data, found.name)
         passages = self._chunker.split(document)
         if not passages:
@@ -219,21 +283,20 @@ class Ingestion:
             size=len(data),
             document=document,
             passages=passages,
+            stamp=stamp,
         )
 
-    def _commit(
-        self, store: Store, waiting: Sequence[_Parsed], outcomes: dict[str, Outcome]
-    ) -> int:
+    def _commit(self, store: Store, waiting: Sequence[_Parsed], work: Work) -> None:
         if not waiting:
-            return 0
+            return
         new = embed_documents(
             self._embedder(),
             waiting,
             [item.document for item in waiting],
             [item.passages for item in waiting],
         )
-        outcomes.update(store.commit(new))
-        return sum(len(item.passages) for item in waiting)
+        work.outcomes.update(store.commit(new))
+        work.chunks += sum(len(item.passages) for item in waiting)
 
 
 class Source(Protocol):
@@ -251,6 +314,17 @@ class Source(Protocol):
     def size(self) -> int: ...  # noqa: D102
     @property
     def file_id(self) -> str: ...  # noqa: D102
+
+
+def read_stamped(found: FoundFile) -> tuple[bytes, Stamp | None]:
+    """Read a file whole, and say what it looked like; raises as `read_bytes` does.
+
+    There is no stamp of a file whose times are beyond what a database holds.
+    """
+    seen_ns = time.time_ns()
+    data = read_bytes(found)
+    times = (found.mtime_ns, found.ctime_ns, seen_ns)
+    return data, Stamp(*times) if all(abs(t) < _BEYOND for t in times) else None
 
 
 def embed_documents(
@@ -273,6 +347,7 @@ def embed_documents(
             passages=cut,
             vectors=vectors[end - len(cut) : end],
             file_id=source.file_id,
+            stamp=source.stamp if isinstance(source, _Parsed) else None,
         )
         for source, document, cut, end in zip(sources, documents, passages, ends, strict=True)
     ]
@@ -288,7 +363,7 @@ def _prune(store: Store, roots: set[str], present: set[str]) -> tuple[str, ...]:
     gone = tuple(
         info.name
         for info in store.documents()
-        if _inside(info, roots) and info.source not in present and _is_gone(info.source)
+        if _inside(info, roots) and info.source not in present and is_gone(info.source)
     )
     if gone:
         store.delete(gone, missing_ok=True)
@@ -305,13 +380,17 @@ def _inside(info: DocumentInfo, roots: set[str]) -> bool:
 def _lost_roots(store: Store) -> dict[str, int]:
     """Folders that are gone themselves, and how many documents still come from each."""
     uses = Counter(info.root for info in store.documents())
-    return {root: number for root, number in sorted(uses.items()) if _is_gone(root)}
+    return {root: number for root, number in sorted(uses.items()) if is_gone(root)}
 
 
-def _is_gone(source: str) -> bool:
+def is_gone(source: str) -> bool:
     """Whether there is no file of that stored path, read literally or with its escapes undone."""
-    undone = _ESCAPED_BYTE.sub(lambda match: chr(int(match[1], 16)), source)
-    return all(_is_missing(path) for path in {source, undone})
+    return all(_is_missing(path) for path in {source, unescaped(source)})
+
+
+def unescaped(source: str) -> str:
+    """Return the path that `storable_path` made a source of, its undecodable bytes put back."""
+    return _ESCAPED_BYTE.sub(lambda match: chr(int(match[1], 16)), source)
 
 
 def _is_missing(path: str) -> bool:
@@ -324,6 +403,7 @@ def _is_missing(path: str) -> bool:
     return False
 
 
-def _rejection(name: str, error: DocumentRejected, *, kept: bool = False) -> Rejection:
+def rejection(name: str, error: DocumentRejected, *, kept: bool = False) -> Rejection:
+    """Say why a file was refused, and whether the store keeps what it had of it."""
     note = " The store keeps the version it had." if kept else ""
     return Rejection(name, error.reason, f"{error}{note}")

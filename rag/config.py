@@ -306,6 +306,11 @@ class Settings(BaseSettings):
         return self.home / "blobs"
 
     @property
+    def locks_folder(self) -> Path:
+        """Where processes keep each other from doing the same at once."""
+        return self.home / "locks"
+
+    @property
     def indexes_folder(self) -> Path:
         """Where the indexes keep their snapshots; safe to delete, they are rebuilt."""
         return self.home / "indexes"

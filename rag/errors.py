@@ -4,6 +4,7 @@
     ├── UsageError                 exit 2   what was asked for cannot be done
     │   ├── ConfigError                     a setting is unknown, or its value out of range
     │   ├── PathError                       a path is missing, unreadable or holds no documents
+    │   ├── SyncRunning                     a folder is being synced already
     │   ├── QueryError                      a question is empty, too long or not text
     │   ├── FilterError                     a filter on attributes is not of the expected form
     │   ├── ChatError                       a message's role or a training example cannot be used
@@ -66,6 +67,10 @@ class ConfigError(UsageError):
 
 class PathError(UsageError):
     """A path is missing, unreadable or holds no documents."""
+
+
+class SyncRunning(UsageError):
+    """A folder is being synced into the same store by another process."""
 
 
 class QueryError(UsageError):

@@ -60,10 +60,15 @@ def _harmless(character: str) -> bool:
     return character not in _DIRECTIONS and unicodedata.category(character) not in _NOT_SHOWN
 
 
-def print_json(value: Any) -> None:  # noqa: ANN401
-    """Print a value as indented JSON: Chinese as it is where the output is UTF-8, else escaped."""
+def print_json(value: Any, *, indent: int | None = 2) -> None:  # noqa: ANN401
+    """Print a value as JSON: Chinese as it is where the output is UTF-8, else escaped.
+
+    Args:
+        value: What to print.
+        indent: Spaces; None: all on one line.
+    """
     utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    text = json.dumps(value, ensure_ascii=not utf8, indent=2)
+    text = json.dumps(value, ensure_ascii=not utf8, indent=indent)
     kept = "".join(c if _harmless(c) else f"\\u{ord(c):04x}" for c in text)
     sys.stdout.write(kept + "\n")
 

@@ -21,6 +21,7 @@ from traces import gone_within, traces
 from upload_bench import Bench
 
 from ingest.job import delete_files, delete_store, ingest_paths, reindex_store
+from ingest.sync_job import sync_folder
 from rag.build import OpenStore
 from rag.index.lexical import REWRITE_SHARE
 from rag.purge import purge
@@ -81,6 +82,11 @@ def _prune(bench: Bench, folder: Path) -> None:
     ingest_paths(bench.rag, "s", [folder], prune=True)
 
 
+def _sync(bench: Bench, folder: Path) -> None:
+    (folder / "secret.md").unlink()
+    sync_folder(bench.rag, "s", folder, yes_delete=True)
+
+
 def _all(bench: Bench, _folder: Path) -> None:
     delete_store(bench.rag, "s")
 
@@ -90,7 +96,7 @@ def _reindex_then_delete(bench: Bench, folder: Path) -> None:
     _delete(bench, folder)
 
 
-@pytest.mark.parametrize("act", [_delete, _replace, _prune, _all, _reindex_then_delete])
+@pytest.mark.parametrize("act", [_delete, _replace, _prune, _sync, _all, _reindex_then_delete])
 def test_no_trace_is_left(bench: Bench, folder: Path, act: Callable[[Bench, Path], None]) -> None:
     home = bench.rag.settings.home
     assert indexed(bench), "the indexes hold the words, or the test shows nothing"

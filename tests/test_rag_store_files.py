@@ -289,11 +289,11 @@ def test_a_claim_runs_out_unless_it_is_kept(db: Database, listed: StoreFiles, st
     (file,) = add_rows(db, 1)
     listed.add(store.id, [Entry(file)])
 
-    assert listed.claim("dead", 1) is not None
+    assert listed.claim("dead", 10) is not None
     assert listed.claim("next", 20) is None
     listed.extend("dead", 20)
-    with db.write() as session:  # a second goes by
-        session.execute(update(StoreFileRow).values(worker_until=StoreFileRow.worker_until - 2))
+    with db.write() as session:  # eleven seconds go by
+        session.execute(update(StoreFileRow).values(worker_until=StoreFileRow.worker_until - 11))
     assert listed.claim("next", 20) is None
 
     listed.extend("dead", 0)

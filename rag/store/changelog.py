@@ -5,10 +5,13 @@ The log is what indexes follow. This module does no locking and opens no transac
 
 from __future__ import annotations
 
+import itertools
+import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +22,7 @@ from rag.schema import Document, FloatArray, Passage
 from rag.store.database import mark_deleted
 from rag.store.ids import new_id
 from rag.store.service_tables import FileRow, StoreFileRow
+from rag.store.stamps import Stamp, write_stamps
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 STORED_VECTOR = np.dtype("<f2")
@@ -44,6 +48,7 @@ class NewDocument:
         source: The absolute path of its file; "" where the name says what it is.
         file_id: The file that it is parsed from, which is in the store's list already; "" for one
             that has come from a folder, which is put there.
+        stamp: What the file looked like when it was read; None where there is none to look at.
     """
 
     name: str
@@ -55,6 +60,7 @@ class NewDocument:
     vectors: FloatArray
     source: str = ""
     file_id: str = ""
+    stamp: Stamp | None = None
 
     @property
     def identity(self) -> str:
@@ -188,6 +194,8 @@ class ChangeLog:
                 "file_id": new.file_id or self._list_file(new, name, file_id),
             },
         )
+        if new.stamp is not None and document_id is not None:
+            write_stamps(self._session, {document_id: new.stamp})
         if new.vectors.shape != (len(new.passages), self._dim):
             raise ValueError(
                 f"{new.name}: got vectors {new.vectors.shape}, "
@@ -245,6 +253,20 @@ def used_bytes(new: NewDocument) -> int:
 def without_nul(text: str) -> str:
     """Put U+FFFD in the place of NUL, which PostgreSQL cannot store; all offsets stay right."""
     return text.replace("\0", "\ufffd")
+
+
+def free_name(session: Session, store_id: str, name: str, root: str) -> str:
+    """Return a document's name, changed so far that no other document of the store has it."""
+    folder = PurePath(root).name
+    stem, suffix = os.path.splitext(f"{folder}/{name}" if folder else name)
+    numbered = (f"{stem} ({number}){suffix}" for number in itertools.count(2))
+    for free in itertools.chain([name, stem + suffix], numbered):
+        taken = select(DocumentRow.id).where(
+            DocumentRow.store_id == store_id, DocumentRow.name == free
+        )
+        if session.scalar(taken) is None:
+            return free
+    raise AssertionError("unreachable: the numbers do not end")
 
 
 def in_parts(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:

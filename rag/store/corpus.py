@@ -6,11 +6,9 @@ that has applied the log up to `seq` holds exactly the chunks of that moment.
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -23,6 +21,7 @@ from rag.store.changelog import (
     STORED_VECTOR,
     ChangeLog,
     NewDocument,
+    free_name,
     in_parts,
     used_bytes,
     without_nul,
@@ -30,6 +29,7 @@ from rag.store.changelog import (
 from rag.store.database import Database, retried
 from rag.store.redact import list_files, redact_answers, redact_gone
 from rag.store.service_tables import StoreFileRow
+from rag.store.stamps import carry_over
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
 Outcome = Literal["added", "replaced", "unchanged"]
@@ -292,6 +292,18 @@ class Store:
             )
         return _page_at(pages, offset)
 
+    @contextmanager
+    def change(self) -> Iterator[tuple[Session, ChangeLog]]:
+        """Open a transaction that changes documents; its log lines are written at the end.
+
+        Raises:
+            UnknownStore: If the store has been deleted meanwhile.
+        """
+        with self._db.write() as session:
+            log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
+            yield session, log
+            log.write()
+
     def commit(self, documents: Iterable[NewDocument]) -> dict[str, Outcome]:
         """Store documents in one transaction, replacing those of the same source.
 
@@ -326,7 +338,7 @@ class Store:
                 if old is not None:
                     log.drop_documents([old.id], keep_files=True)
                     redact_answers(session, [old.file_id])
-                name = _free_name(session, self.id, new) if old is None else old.name
+                name = free_name(session, self.id, new.name, new.root) if old is None else old.name
                 log.insert(new, name, "" if old is None else old.file_id)
                 outcomes[name] = "added" if old is None else "replaced"
             log.write()
@@ -353,7 +365,7 @@ class Store:
             listed = session.get(StoreFileRow, (self.id, new.file_id), with_for_update=True)
             if listed is None or (listed.status, listed.worker) != ("in_progress", worker):
                 return False
-            log.insert(new, _free_name(session, self.id, new))
+            log.insert(new, free_name(session, self.id, new.name, new.root))
             log.write()
             listed.status = "completed"
             listed.usage_bytes = used_bytes(new)
@@ -434,6 +446,7 @@ class Store:
             log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
             if log.seq != expected_seq:
                 return False
+            carry_over(session, self.id, source.id)
             old = session.scalars(select(DocumentRow.id).where(DocumentRow.store_id == self.id))
             log.drop_documents(list(old), keep_files=True)
             moved = session.scalars(select(ChunkRow.id).where(ChunkRow.store_id == source.id))
@@ -482,17 +495,3 @@ def _page_at(pages: Sequence[tuple[int, int, str]] | None, offset: int) -> int |
 def _storable(name: str) -> str:
     """Escape what a name a user typed cannot hold: the database would refuse to look it up."""
     return without_nul(name.encode("utf-8", "backslashreplace").decode())
-
-
-def _free_name(session: Session, store_id: str, new: NewDocument) -> str:
-    """Return the document's name, changed so far that no other document has it."""
-    folder = PurePath(new.root).name
-    stem, suffix = os.path.splitext(f"{folder}/{new.name}" if folder else new.name)
-    numbered = (f"{stem} ({number}){suffix}" for number in itertools.count(2))
-    for name in itertools.chain([new.name, stem + suffix], numbered):
-        taken = select(DocumentRow.id).where(
-            DocumentRow.store_id == store_id, DocumentRow.name == name
-        )
-        if session.scalar(taken) is None:
-            return name
-    raise AssertionError("unreachable: the numbers do not end")

@@ -94,6 +94,27 @@ class DocumentRow(Base):
     """The file it was parsed from; a document that is replaced keeps it."""
 
 
+class StampRow(Base):
+    """What the file of a document looked like when its bytes were last read.
+
+    A table of its own: it is read whole at every sync, and SQLite finds a column that stands
+    behind a long text only by reading the text.
+    """
+
+    __tablename__ = "document_stamps"
+
+    document_id: Mapped[int] = mapped_column(
+        BigKey,
+        ForeignKey("documents.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    )
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    ctime_ns: Mapped[int] = mapped_column(BigInteger)
+    seen_ns: Mapped[int] = mapped_column(BigInteger)
+    """This machine's clock just before it was read, nanoseconds since 1970 as the others."""
+
+
 class ChunkRow(Base):
     """A passage with its vector: `dim` little-endian float16 numbers of a unit vector."""
 
