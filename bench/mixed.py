@@ -1,6 +1,7 @@
 """Makes folders of mixed documents: text, Markdown, HTML, CSV, Word and PDF.
 
-Word and PDF need python-docx and reportlab (the extra `bench`).
+Documents with headings have one for every three paragraphs. Word and PDF need python-docx and
+reportlab (the extra `bench`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import csv
 import html
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,17 +40,25 @@ def _sentences() -> list[str]:
     return [line.strip("-*# ") for line in lines if len(line) > 60 and "|" not in line]
 
 
+def _parts(paragraphs: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number, three paragraphs)."""
+    for start in range(0, len(paragraphs), 3):
+        yield start // 3 + 1, paragraphs[start : start + 3]
+
+
 def _text(path: Path, title: str, paragraphs: list[str]) -> None:
     path.write_text("\n\n".join([title, *paragraphs]) + "\n", "utf-8")
 
 
 def _markdown(path: Path, title: str, paragraphs: list[str]) -> None:
-    parts = [f"## Part {number}\n\n{text}" for number, text in enumerate(paragraphs, 1)]
+    parts = [f"## Part {number}\n\n" + "\n\n".join(part) for number, part in _parts(paragraphs)]
     path.write_text("\n\n".join([f"# {title}", *parts]) + "\n", "utf-8")
 
 
 def _html(path: Path, title: str, paragraphs: list[str]) -> None:
-    body = "".join(f"<h2>Part</h2><p>{html.escape(text)}</p>" for text in paragraphs)
+    body = ""
+    for number, part in _parts(paragraphs):
+        body += f"<h2>Part {number}</h2>" + "".join(f"<p>{html.escape(text)}</p>" for text in part)
     page = f"<!doctype html><title>{title}</title><body><h1>{title}</h1>{body}</body>"
     path.write_text(page, "utf-8")
 
@@ -66,9 +75,10 @@ def _docx(path: Path, title: str, paragraphs: list[str]) -> None:
 
     document = Document()
     document.add_heading(title, 0)
-    for text in paragraphs:
-        document.add_heading("Part", 1)
-        document.add_paragraph(text)
+    for number, part in _parts(paragraphs):
+        document.add_heading(f"Part {number}", 1)
+        for text in part:
+            document.add_paragraph(text)
     document.save(str(path))
 
 
