@@ -221,8 +221,8 @@ def test_the_field_at_fault_is_named(http: httpx.Client, store: str) -> None:
         assert shown(answer, 400, "invalid_cursor")["param"] == name
 
 
-def test_the_store_that_the_settings_name_may_be_missing(tmp_path: Path) -> None:
-    with serving(tmp_path) as served, served.http() as http:
+def test_the_store_that_the_settings_name_may_be_missing(served_home: Path) -> None:
+    with serving(served_home) as served, served.http() as http:
         body = {"model": "youju", "input": "x"}
         error = shown(http.post("/v1/responses", json=body), 404, "vector_store_not_found")
     assert "no store named 'default'" in error["message"]

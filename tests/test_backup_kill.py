@@ -50,6 +50,7 @@ def finished(running: subprocess.Popen[str]) -> Done:
     return Done(running.returncode, out, err)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_half_backup(bench: Bench, tmp_path: Path) -> None:
     add_file(bench.files, os.urandom(3_000_000), name="big.bin")
     (tmp_path / "out").mkdir()

@@ -146,6 +146,7 @@ def test_a_watch_follows_everything_that_happens(
     assert run("search", "green valve", "--json").json["hits"][0]["file"] == "a.txt"
 
 
+@pytest.mark.slow
 @posix
 def test_a_watch_outlives_its_folder(
     home: Path, folder: Path, tmp_path: Path, processes: list[Process]
@@ -167,6 +168,7 @@ def test_a_watch_outlives_its_folder(
     assert "a.txt" in names(home)
 
 
+@pytest.mark.slow
 @posix
 def test_a_second_sync_says_so_and_a_killed_one_is_in_nobody_s_way(
     home: Path, folder: Path, processes: list[Process], run: Run

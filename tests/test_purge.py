@@ -145,6 +145,7 @@ def test_a_backup_that_runs_keeps_bytes_until_it_has_ended(bench: Bench) -> None
     assert traces(home, SECRET) == {}
 
 
+@pytest.mark.slow
 def test_moved_rows_leave_no_copies(tmp_path: Path) -> None:
     """SQLite does not overwrite what it leaves when it moves rows to another page."""
     db = Database(f"sqlite:///{tmp_path / 'youju.db'}")

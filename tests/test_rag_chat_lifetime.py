@@ -141,6 +141,7 @@ assert begun.wait(60)
 """
 
 
+@pytest.mark.slow
 def test_python_ends_while_a_request_runs(tmp_path: Path) -> None:
     folder = write_chatty(tmp_path)
     done = subprocess.run(

@@ -58,6 +58,7 @@ def test_ask_with_random_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert run("ask", QUESTION, "--json").json["answer"] == done.json["answer"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("chatglm3")
 def test_a_cut_answer_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOUJU_PROMPT_TOKENS", "4000")

@@ -74,7 +74,7 @@ step = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(steps=st.lists(step, max_size=12))
 def test_no_file_without_its_bytes_and_no_bytes_without_a_file(
     lasting: Files, steps: list[tuple[str, int]]

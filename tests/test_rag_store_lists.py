@@ -115,7 +115,7 @@ class World:
 step = st.tuples(st.sampled_from(ACTIONS), st.integers(0, 1), st.integers(0, 1), st.integers(1, 3))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(steps=st.lists(step, min_size=15, max_size=30))
 def test_lists_documents_and_log_agree_after_every_step(
     files: Files, steps: list[tuple[str, int, int, int]]
