@@ -76,12 +76,13 @@ def pdf_document(data: bytes, allowance: Allowance) -> Document:
         garbled = [number for number in garbled if number not in read.lines]
     if not any(pages):
         raise _without_text(data, len(pages), garbled)
-    text, spans, sections = _written(find_headings(without_running_lines(pages)))
+    found = find_headings(without_running_lines(pages))
+    text, spans, paths = _written(found)
     return Document(
         text=text,
-        title=_title(layer.title, text),
+        title=_title(layer.title, found.title, text),
         pages=spans,
-        sections=sections,
+        sections=paths,
         media_type=_PDF,
         warnings=(*_ocr_warnings(read), *_warnings(data, text, blank, garbled)),
     )
@@ -120,11 +121,12 @@ def sections(text: str, headings: Sequence[Heading]) -> tuple[Span, ...]:
     Args:
         text: Of the document.
         headings: Known by their letters, in order; a level of 0 is the title's, which no section
-            belongs to. Without any, numbers make sections; where none of these has a number,
-            numbered lines are sections within them.
+            belongs to. Without any, numbers make sections; where none of these has a number, or
+            they begin to count later, numbered lines are sections within them.
     """
     numbered = numbered_headings(text)
-    if any(number_depth(heading.title) is not None for heading in headings):
+    first = next((h.title for h in headings if number_depth(h.title) is not None), "")
+    if first and re.match(r"\D{0,8}?[1一](?!\d)", first):
         numbered = []
     known = {heading.start for heading in headings}
     within = [replace(h, level=h.level + 100) for h in numbered if h.start not in known]
@@ -210,9 +212,9 @@ def _pages(numbers: Sequence[int]) -> str:
     return f"Page{'s' if len(numbers) > 1 else ''} {listed}{more}"
 
 
-def _title(metadata: str, text: str) -> str:
-    """Return the metadata's title where it is one, else a first line that looks like one."""
-    title = clip(metadata)
-    if len(title) >= 2 and not _NO_TITLE.match(title) and not is_garbled(title):
-        return title
+def _title(metadata: str, heading: str, text: str) -> str:
+    """Return the metadata's title where it is one, else a line that is or looks like one."""
+    for title in (clip(metadata), clip(heading)):
+        if len(title) >= 2 and not _NO_TITLE.match(title) and not is_garbled(title):
+            return title
     return title_line(text.split("\n", 1)[0])

@@ -27,10 +27,12 @@ class Headings:
     Attributes:
         pages: The lines.
         levels: (index of the page, index of the line) to its level from 1; 0 for the title.
+        title: The title's text, "" where no line stands out as one.
     """
 
     pages: list[list[Line]]
     levels: dict[tuple[int, int], int]
+    title: str = ""
 
 
 def find_headings(pages: Sequence[Sequence[Line]]) -> Headings:
@@ -47,13 +49,16 @@ def find_headings(pages: Sequence[Sequence[Line]]) -> Headings:
     if not weights:
         return Headings(plain, {})
     body = weights.most_common(1)[0][0]
+    tables = [line.rows for page in pages for line in page if line.rows]
+    count = len(lines) + sum(map(len, tables))
+    total = sum(weights.values()) + sum(len(c) for rows in tables for row in rows for c in row)
     for with_bold in (True, False):
         joined, found = _candidates(pages, body, with_bold)
         chars = sum(len(joined[p][i].text) for p, i in found)
-        few = len(found) <= max(3, len(lines) // 4) and chars * 5 <= sum(weights.values())
+        few = len(found) <= max(3, count // 4) and chars * 5 <= total
         styles = {_style(joined[p][i]) for p, i in found}
         if found and few and len(styles) <= _MAX_STYLES:
-            return Headings(joined, _levels(joined, found))
+            return _ranked(joined, found)
     return Headings(plain, {})
 
 
@@ -136,19 +141,28 @@ def _joined(lines: Sequence[Line]) -> str:
     return text
 
 
-def _levels(
-    pages: Sequence[Sequence[Line]], found: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], int]:
-    """Rank headings by their style, then by the depth of their numbers; the title is 0."""
-    styles = sorted({_style(pages[p][i]) for p, i in found})
-    depths: dict[tuple[float, bool], int] = Counter()
+def _ranked(pages: list[list[Line]], found: Sequence[tuple[int, int]]) -> Headings:
+    """Rank headings by their style, then by the depth of their numbers.
+
+    One of the largest style that has no second is the title when it comes first; what stands
+    right below it, not bold, belongs to it (an author, a date).
+    """
+    lines = {(p, i): pages[p][i] for p, i in found}
+    styles = sorted({_style(line) for line in lines.values()})
     levels: dict[tuple[int, int], int] = {}
-    for p, i in found:
-        depth = number_depth(pages[p][i].text) or 0
-        levels[(p, i)] = 1 + 10 * styles.index(_style(pages[p][i])) + min(depth, 9)
-        depths[_style(pages[p][i])] += 1
-    first = found[0]
-    style = _style(pages[first[0]][first[1]])
-    if style == styles[0] and depths[style] == 1 and len(found) > 1:
-        levels[first] = 0
-    return levels
+    for place, line in lines.items():
+        depth = number_depth(line.text) or 0
+        levels[place] = 1 + 10 * styles.index(_style(line)) + min(depth, 9)
+    page, index = first = found[0]
+    of_its_style = sum(_style(line) == styles[0] for line in lines.values())
+    if _style(lines[first]) != styles[0] or of_its_style > 1:
+        return Headings(pages, levels)
+    if len(found) == 1 and index > 2:
+        return Headings(pages, levels)
+    levels[first] = 0
+    while (page, index + 1) in levels and not pages[page][index + 1].bold:
+        index += 1
+        if number_depth(pages[page][index].text) is not None:
+            break
+        del levels[(page, index)]
+    return Headings(pages, levels, lines[first].text.replace("\x02", "-"))

@@ -31,7 +31,7 @@ class Line:
         x0, x1, y, size: Edges, base line and height of the font, points; a table's y is its foot,
             its size its height.
         bold: Whether all of it is bold.
-        cells: How many pieces it is made of.
+        cells: How many stretches with wide gaps between them it is made of.
         fixed: Whether its place on the page is known.
         turned: Whether it runs in another direction than the page's text.
     """
@@ -98,10 +98,15 @@ def page_lines(page: PageWords) -> list[Line]:
 
 
 def _parted(piece: Piece, following: Piece, bands: Sequence[Band]) -> bool:
-    """Whether a line ends after a piece."""
-    if piece.line != following.line or piece.text.endswith("\x02"):
+    """Whether a line ends after a piece; raised figures and other fonts do not end it."""
+    if piece.text.endswith("\x02"):
         return True
-    if abs(piece.y - following.y) > max(piece.size, following.size):
+    size = max(piece.size, following.size)
+    if piece.line != following.line:
+        gap = following.x0 - piece.x1
+        if abs(piece.y - following.y) > 0.55 * size or not -0.4 * size <= gap <= 0.6 * size:
+            return True
+    elif abs(piece.y - following.y) > size:
         return True
     low, high = sorted(((piece.x0 + piece.x1) / 2, (following.x0 + following.x1) / 2))
     return any(
@@ -112,15 +117,21 @@ def _parted(piece: Piece, following: Piece, bands: Sequence[Band]) -> bool:
 
 def _line(pieces: Sequence[Piece]) -> Line:
     longest = max(pieces, key=lambda piece: len(piece.text))
+    text = pieces[0].text
+    cells = 1
+    for before, piece in pairwise(pieces):
+        touching = piece.line != before.line and piece.x0 - before.x1 < 0.12 * before.size
+        text += ("" if touching else " ") + piece.text
+        cells += piece.x0 - before.x1 > before.size
     return Line(
-        " ".join(piece.text for piece in pieces),
+        text,
         (),
         min(piece.x0 for piece in pieces),
         max(piece.x1 for piece in pieces),
         longest.y,
         longest.size,
         all(piece.bold for piece in pieces),
-        len(pieces),
+        cells,
     )
 
 
@@ -262,13 +273,28 @@ def _in_order(items: list[Line], bands: Sequence[Band]) -> list[Line]:
     edge = float("inf")
     for band, sides in sorted(zip(bands, inside, strict=True), key=lambda pair: -pair[0].top):
         done.extend(_from_top([i for i in outside if band.top < i.y <= edge]))
+        notes: list[Line] = []
         for side in sides:
-            done.extend(_from_top(side))
+            text, below = _with_notes(_from_top(side))
+            done.extend(text)
+            notes.extend(below)
+        done.extend(notes)
         done.extend(_from_top([i for i in outside if band.foot <= i.y <= band.top]))
         edge = band.foot
         outside = [i for i in outside if i.y < band.foot]
     done.extend(_from_top(outside))
     return done
+
+
+def _with_notes(column: Sequence[Line]) -> tuple[Sequence[Line], Sequence[Line]]:
+    """Part a column from the lines in smaller letters at its foot, which are notes."""
+    if not column:
+        return column, []
+    usual = median(line.size for line in column)
+    end = len(column)
+    while end > 0 and not column[end - 1].rows and column[end - 1].size < 0.93 * usual:
+        end -= 1
+    return column[:end], column[end:]
 
 
 def _jumps(items: Sequence[Line]) -> bool:

@@ -277,6 +277,7 @@ def _pieces(
 
 def _piece(reader: _Places, words: list[Word], number: int, first: int, last: int) -> Piece:
     size, upright = reader.size(first)
+    size = max(size, reader.size(last)[0])
     y = reader.baseline(first)
     if not 0.5 <= size < 1000:
         raise NoLayout(f"a font of {size:g} points")
