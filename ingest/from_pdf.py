@@ -17,6 +17,7 @@ from ingest.blocks import SectionPath, clip
 from ingest.lines import (
     Heading,
     Mended,
+    columns,
     join_pages,
     mend,
     number_depth,
@@ -33,8 +34,11 @@ from ingest.scanned_pages import ReadPages, read_pages
 from rag.errors import DocumentRejected
 from rag.schema import Document, Span
 
+_NEAR = 5
 _PDF = "application/pdf"
 _PICTURE = re.compile(rb"/Subtype\s*/Image\b|/CCITTFaxDecode|/JBIG2Decode|/DCTDecode")
+_BAD = re.compile("[\0\1\x03-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff]")
+_HIGH = re.compile("[\x80-\u024f]")
 _NO_TITLE = re.compile(
     r"\(?(?:anonymous|untitled|unknown|无标题|未命名|title)\)?$|(?:untitled|document|无标题)\W*\d*$"
     r"|Microsoft \w+ - |.*\.(?:docx?|pdf|xlsx?|pptx?|indd|qxd|tex|dvi|rtf|txt|html?|wps)$"
@@ -62,11 +66,12 @@ def pdf_document(data: bytes, allowance: Allowance) -> Document:
     blank: list[int] = []
     garbled: list[int] = []
     for number, page in enumerate(layer.pages, start=1):
-        if is_garbled(page.text):
+        nonsense = is_garbled(page.text)
+        if nonsense:
             garbled.append(number)
         elif not page.text.strip():
             blank.append(number)
-        pages.append([] if is_garbled(page.text) else page.lines)
+        pages.append([] if nonsense else page.lines)
     read = ReadPages({}, ())
     if garbled or (blank and _PICTURE.search(data)):
         read = read_pages(data, sorted(blank + garbled), allowance)
@@ -95,7 +100,7 @@ def _written(found: Headings) -> tuple[str, tuple[Span, ...], tuple[Span, ...]]:
         alone = {i for i, line in enumerate(page) if line.rows or (number, i) in found.levels}
         breaks = {i for i, line in enumerate(page) if i and _begins(page[i - 1], line)}
         lines = ["\n".join(markdown(line.rows)) if line.rows else line.text for line in page]
-        mended.append(mend(lines, alone, breaks))
+        mended.append(mend(lines, alone, breaks, _full_widths(page)))
     text, spans = join_pages([page.text for page in mended])
     headings: list[Heading] = []
     starts = {int(span.label) - 1: span.start for span in spans}
@@ -103,6 +108,26 @@ def _written(found: Headings) -> tuple[str, tuple[Span, ...], tuple[Span, ...]]:
         title = found.pages[number][index].text.replace("\x02", "-")
         headings.append(Heading(level, title, starts[number] + mended[number].starts[index]))
     return text, spans, sections(text, headings)
+
+
+def _full_widths(page: Sequence[Line]) -> list[int]:
+    """Return how wide the widest line near each one is that begins at the same edge, columns.
+
+    0 where places are unknown.
+    """
+    widths = [columns(line.text) if line.fixed and not line.rows else 0 for line in page]
+    found = []
+    for index, line in enumerate(page):
+        first = max(0, index - _NEAR)
+        near = (
+            width
+            for width, other in zip(
+                widths[first : index + _NEAR + 1], page[first : index + _NEAR + 1], strict=True
+            )
+            if abs(other.x0 - line.x0) < 3 * line.size
+        )
+        found.append(max(near, default=0) if line.fixed else 0)
+    return found
 
 
 def _begins(line: Line, following: Line) -> bool:
@@ -150,22 +175,12 @@ def is_garbled(text: str) -> bool:
     visible = "".join(text.split())
     if len(visible) < 8:
         return False
-    bad = sum(_is_bad(char) for char in visible)
+    bad = len(_BAD.findall(visible))
     if bad * 10 > len(visible) or text.count("(cid:") * 20 > len(visible):
         return True
-    high = sum("\x80" <= char <= "\u024f" for char in visible)
+    high = len(_HIGH.findall(visible))
     runs = re.findall(r"[\xa1-\u024f]{2,}", visible)
     return high * 10 > len(visible) * 4 and sum(map(len, runs)) * 2 > high
-
-
-def _is_bad(char: str) -> bool:
-    return (
-        char == "\ufffd"
-        or "\ue000" <= char <= "\uf8ff"
-        or char >= "\U000f0000"
-        or (char < " " and char != "\x02")
-        or "\x7f" <= char <= "\x9f"
-    )
 
 
 def _without_text(data: bytes, pages: int, garbled: Sequence[int]) -> DocumentRejected:

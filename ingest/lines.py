@@ -75,7 +75,12 @@ def mend_page(lines: Sequence[str]) -> str:
     return mend(lines, frozenset(), frozenset()).text
 
 
-def mend(lines: Sequence[str], alone: Collection[int], breaks: Collection[int]) -> Mended:
+def mend(
+    lines: Sequence[str],
+    alone: Collection[int],
+    breaks: Collection[int],
+    fulls: Sequence[int] = (),
+) -> Mended:
     r"""Join the lines of one page into paragraphs, one on each line of the result.
 
     Args:
@@ -83,6 +88,8 @@ def mend(lines: Sequence[str], alone: Collection[int], breaks: Collection[int]) 
         alone: Indexes of lines that stay as they are: headings, and tables, which hold line ends
             and get a blank line before and after them.
         breaks: Indexes of other lines that begin a paragraph.
+        fulls: For each line how wide a full one is where it stands, columns; 0 where that is to
+            be found out here. May be left out.
     """
     parts: list[tuple[int, str]] = []
     for index, line in enumerate(lines):
@@ -98,9 +105,18 @@ def mend(lines: Sequence[str], alone: Collection[int], breaks: Collection[int]) 
     whole = "\n".join(running)
     done: list[tuple[int, str]] = []
     previous = ""
+    wide = full
     for index, line in parts:
         fixed = index in alone
-        if previous and not fixed and index not in breaks and _goes_on(previous, line, full, prose):
+        before = wide
+        if fulls and index >= 0:
+            wide = fulls[index] or full
+        if (
+            previous
+            and not fixed
+            and index not in breaks
+            and _goes_on(previous, line, before, prose)
+        ):
             done[-1] = (done[-1][0], _join(done[-1][1], line))
         else:
             done.append((index, line))

@@ -7,6 +7,7 @@ put in order from top to bottom, stretches that hang together staying so. Nothin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,6 +17,7 @@ from ingest.lines import columns
 from ingest.pdf_tables import Table, find_tables
 from ingest.pdf_words import PageWords, Piece, Rule
 
+_LETTER = re.compile(r"[^\W\d_]")
 _WIDE = 0.62
 _MAX_WIDTH = 5_000
 _LEAST_LINES = 5
@@ -245,8 +247,8 @@ def _is_running(side: Sequence[Piece]) -> bool:
     width = max(p.x1 for p in side) - min(p.x0 for p in side)
     full = sum(p.x1 - p.x0 >= 0.6 * width for p in side) * 2 >= len(side)
     long = median(columns(p.text) for p in side) >= 14
-    text = "".join(p.text for p in side)
-    worded = sum(char.isalpha() for char in text) * 2 >= len(text)
+    text = "".join(p.text for p in side[:40])
+    worded = len(_LETTER.findall(text)) * 2 >= len(text)
     return full and long and worded
 
 
