@@ -17,7 +17,6 @@ from ingest.blocks import SectionPath, clip
 from ingest.lines import (
     Heading,
     Mended,
-    columns,
     join_pages,
     mend,
     number_depth,
@@ -28,13 +27,13 @@ from ingest.ocr import INSTALL, WARNING
 from ingest.pdf_headings import Headings, find_headings
 from ingest.pdf_layout import Line
 from ingest.pdf_pages import read_text
+from ingest.pdf_paragraphs import full_widths, paragraph_starts
 from ingest.pdf_running import without_running_lines
 from ingest.pdf_tables import markdown
 from ingest.scanned_pages import ReadPages, read_pages
 from rag.errors import DocumentRejected
 from rag.schema import Document, Span
 
-_NEAR = 5
 _PDF = "application/pdf"
 _PICTURE = re.compile(rb"/Subtype\s*/Image\b|/CCITTFaxDecode|/JBIG2Decode|/DCTDecode")
 _BAD = re.compile("[\0\1\x03-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff]")
@@ -98,9 +97,8 @@ def _written(found: Headings) -> tuple[str, tuple[Span, ...], tuple[Span, ...]]:
     mended: list[Mended] = []
     for number, page in enumerate(found.pages):
         alone = {i for i, line in enumerate(page) if line.rows or (number, i) in found.levels}
-        breaks = {i for i, line in enumerate(page) if i and _begins(page[i - 1], line)}
         lines = ["\n".join(markdown(line.rows)) if line.rows else line.text for line in page]
-        mended.append(mend(lines, alone, breaks, _full_widths(page)))
+        mended.append(mend(lines, alone, paragraph_starts(page), full_widths(page)))
     text, spans = join_pages([page.text for page in mended])
     headings: list[Heading] = []
     starts = {int(span.label) - 1: span.start for span in spans}
@@ -108,36 +106,6 @@ def _written(found: Headings) -> tuple[str, tuple[Span, ...], tuple[Span, ...]]:
         title = found.pages[number][index].text.replace("\x02", "-")
         headings.append(Heading(level, title, starts[number] + mended[number].starts[index]))
     return text, spans, sections(text, headings)
-
-
-def _full_widths(page: Sequence[Line]) -> list[int]:
-    """Return how wide the widest line near each one is that begins at the same edge, columns.
-
-    0 where places are unknown.
-    """
-    widths = [columns(line.text) if line.fixed and not line.rows else 0 for line in page]
-    found = []
-    for index, line in enumerate(page):
-        first = max(0, index - _NEAR)
-        near = (
-            width
-            for width, other in zip(
-                widths[first : index + _NEAR + 1], page[first : index + _NEAR + 1], strict=True
-            )
-            if abs(other.x0 - line.x0) < 3 * line.size
-        )
-        found.append(max(near, default=0) if line.fixed else 0)
-    return found
-
-
-def _begins(line: Line, following: Line) -> bool:
-    """Whether a line belongs to something else than the one before it: a note, a margin."""
-    if not (line.fixed and following.fixed):
-        return False
-    if line.turned or following.turned:
-        return True
-    smaller, larger = sorted((line.size, following.size))
-    return larger > 1.1 * smaller and min(len(line.text), len(following.text)) > 20
 
 
 def sections(text: str, headings: Sequence[Heading]) -> tuple[Span, ...]:

@@ -274,6 +274,11 @@ def _is_next(match: re.Match[str], after: re.Match[str] | None) -> bool:
     return same_level and int(numbers[1][-1]) == int(numbers[0][-1]) + 1
 
 
+def is_item(line: str) -> bool:
+    """Whether a line begins like a list item or a numbered paragraph."""
+    return _ITEM.match(line) is not None
+
+
 def _goes_on(line: str, following: str, full: int, prose_page: bool = False) -> bool:
     """Whether a paragraph continues from `line` to `following` on a page `full` columns wide."""
     if line.endswith("\x02"):

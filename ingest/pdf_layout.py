@@ -21,6 +21,8 @@ _LETTER = re.compile(r"[^\W\d_]")
 _WIDE = 0.62
 _MAX_WIDTH = 5_000
 _LEAST_LINES = 5
+_MAX_GUTTERS = 8
+_MAX_BANDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def find_bands(pieces: Sequence[Piece], rules: Sequence[Rule]) -> list[Band]:
             found.extend(band for part in parts if (band := _band(part)) is not None)
         else:
             found.append(band)
-    return found
+    return found if len(found) <= _MAX_BANDS else []
 
 
 def _runs(pieces: Iterable[Piece], ends: Iterable[float]) -> list[list[Piece]]:
@@ -216,6 +218,8 @@ def _gaps(pieces: Sequence[Piece], most: int) -> list[float]:
 def _crossing(pieces: Sequence[Piece]) -> set[Piece]:
     """Return the few pieces that cross what else would be gutters."""
     gaps = _gaps(pieces, max(1, len(pieces) // 25))
+    if len(gaps) > _MAX_GUTTERS:
+        return set()
     return {p for p in pieces if any(p.x0 < x < p.x1 for x in gaps)}
 
 
@@ -224,7 +228,7 @@ def _band(pieces: Sequence[Piece]) -> Band | None:
     if len(pieces) < 2 * _LEAST_LINES:
         return None
     gutters = _gaps(pieces, 0)
-    if not gutters:
+    if not 0 < len(gutters) <= _MAX_GUTTERS:
         return None
     band = Band(max(p.middle for p in pieces) + 0.1, min(p.y for p in pieces) - 0.1, tuple(gutters))
     sides: list[list[Piece]] = [[] for _ in range(len(gutters) + 1)]

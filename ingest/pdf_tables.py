@@ -8,6 +8,7 @@ each, and white space between them in every row. All else stays text.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ from ingest.pdf_words import PageWords, Piece, Rule
 _NEAR = 3.0
 _MAX_ATOMS = 5_000
 _LEAST_ROWS = 4
+_MAX_COLUMNS = 40
 _NUMBER = re.compile(r"[\d\W]+$")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -106,13 +108,15 @@ def _ruled(pieces: Sequence[Piece], rules: Sequence[Rule]) -> Table | None:
         for place, cell in enumerate(line):
             first, last = wide.get(cell, (place, place))
             wide[cell] = (min(first, place), max(last, place))
+    falling = [-y for y in ys]
     cells: dict[int, list[Piece]] = {}
     used: set[int] = set()
     for index, piece in enumerate(pieces):
-        column = _between(xs, (piece.x0 + piece.x1) / 2)
-        row = _between([-y for y in ys], -piece.middle)
-        if column is None or row is None:
+        across_at, height = (piece.x0 + piece.x1) / 2, piece.middle
+        if not (xs[0] <= across_at < xs[-1] and ys[-1] < height <= ys[0]):
             continue
+        column = bisect_right(xs, across_at) - 1
+        row = bisect_right(falling, -height) - 1
         cell = group[row][column]
         first, last = wide[cell]
         if piece.x0 < xs[first] - _NEAR or piece.x1 > xs[last + 1] + _NEAR:
@@ -140,13 +144,6 @@ def _places(values: Sequence[float]) -> list[float]:
         else:
             clusters.append([value])
     return [sum(cluster) / len(cluster) for cluster in clusters]
-
-
-def _between(edges: Sequence[float], value: float) -> int | None:
-    for index in range(len(edges) - 1):
-        if edges[index] <= value < edges[index + 1]:
-            return index
-    return None
 
 
 def _merged(

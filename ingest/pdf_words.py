@@ -17,7 +17,7 @@ from typing import Any
 from ingest.blocks import clean
 from ingest.lines import columns as _columns
 
-MAX_CHARS = 60_000
+MAX_CHARS = 40_000
 """Characters of a page whose places are looked at; a longer page is read as plain text."""
 
 _MAX_OBJECTS = 20_000
