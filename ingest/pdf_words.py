@@ -53,7 +53,6 @@ class Piece:
 
     Attributes:
         text: Clean, not empty; "\x02" at its end marks a hyphen put in at a line end.
-        words: Its words, left to right.
         line: Number of the line in the page's text; pieces of one line have the same.
         x0, x1: Left and right edge.
         y: Base line.
@@ -63,7 +62,6 @@ class Piece:
     """
 
     text: str
-    words: tuple[Word, ...]
     line: int
     x0: float
     x1: float
@@ -286,7 +284,7 @@ def _piece(reader: _Places, words: list[Word], number: int, first: int, last: in
     if not (-_HUGE < left <= right < _HUGE and -_HUGE < y < _HUGE):
         raise NoLayout("a box outside every page")
     text = " ".join(word.text for word in words)
-    return Piece(text, tuple(words), number, left, right, y, size, bold, upright)
+    return Piece(text, number, left, right, y, size, bold, upright)
 
 
 def _rules(page: Any) -> list[Rule]:  # noqa: ANN401

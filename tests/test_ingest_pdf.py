@@ -15,7 +15,7 @@ from ingest.pdf_layout import Line, find_bands, page_lines
 from ingest.pdf_paragraphs import paragraph_starts
 from ingest.pdf_running import without_running_lines
 from ingest.pdf_tables import find_tables, markdown
-from ingest.pdf_words import PageWords, Piece, Rule, Word
+from ingest.pdf_words import PageWords, Piece, Rule
 from rag.schema import Document
 
 LEFT = "the left column tells of pumps and"
@@ -107,10 +107,9 @@ def pages(draw: st.DrawFn) -> PageWords:
         boxes += [(x, 700 - 12.0 * n, 200.0, 10.0, False) for n in range(12) for x in (50.0, 300.0)]
     for number, (x, y, width, size, bold) in enumerate(boxes):
         text = f"word{number} and some more letters"
-        word = Word(text, x, x + width)
         line = number if draw(st.booleans()) else number // 2
         upright = draw(st.integers(0, 9)) > 0
-        pieces.append(Piece(text, (word,), line, x, x + width, y, size, bold, upright))
+        pieces.append(Piece(text, line, x, x + width, y, size, bold, upright))
     rules = [
         Rule(x, y, x + width, y) if level else Rule(x, y, x, y + width)
         for x, y, width, _, level in draw(st.lists(places, max_size=12))
