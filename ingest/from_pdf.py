@@ -1,26 +1,43 @@
-"""PDF -> Document, through kreuzberg's page texts (PDFium), one page after the other.
+"""PDF -> Document, one page after the other.
 
-The lines of a page are put together again (ingest.lines). A page that is a picture, or whose text
-layer is nonsense, is read by OCR where there is a reader (ingest.scanned_pages), else left out; a
-file of such pages only is then refused. Columns of tables are not recovered: a row is a line, its
-cells apart by spaces.
+The pages are read in ingest.pdf_pages; headers and footers go (ingest.pdf_running), headings are
+found (ingest.pdf_headings), lines put together again (ingest.lines) and tables written as Markdown.
+A page that is a picture, or whose text layer is nonsense, is read by OCR where there is a reader
+(ingest.scanned_pages), else left out; a file of such pages only is then refused.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ingest.allowance import Allowance
-from ingest.blocks import clean, clip
-from ingest.lines import join_pages, mend_page, numbered_sections, title_line, without_running_lines
+from ingest.blocks import SectionPath, clip
+from ingest.lines import (
+    Heading,
+    Mended,
+    join_pages,
+    mend,
+    number_depth,
+    numbered_headings,
+    title_line,
+)
 from ingest.ocr import INSTALL, WARNING
-from ingest.scanned_pages import ReadPages, check_page_count, read_pages
+from ingest.pdf_headings import Headings, find_headings
+from ingest.pdf_layout import Line
+from ingest.pdf_pages import read_text
+from ingest.pdf_paragraphs import full_widths, paragraph_starts
+from ingest.pdf_running import without_running_lines
+from ingest.pdf_tables import markdown
+from ingest.scanned_pages import ReadPages, read_pages
 from rag.errors import DocumentRejected
-from rag.schema import Document
+from rag.schema import Document, Span
 
 _PDF = "application/pdf"
 _PICTURE = re.compile(rb"/Subtype\s*/Image\b|/CCITTFaxDecode|/JBIG2Decode|/DCTDecode")
+_BAD = re.compile("[\0\1\x03-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff]")
+_HIGH = re.compile("[\x80-\u024f]")
 _NO_TITLE = re.compile(
     r"\(?(?:anonymous|untitled|unknown|无标题|未命名|title)\)?$|(?:untitled|document|无标题)\W*\d*$"
     r"|Microsoft \w+ - |.*\.(?:docx?|pdf|xlsx?|pptx?|indd|qxd|tex|dvi|rtf|txt|html?|wps)$"
@@ -43,37 +60,77 @@ def pdf_document(data: bytes, allowance: Allowance) -> Document:
         DocumentRejected: reason "encrypted", "damaged", "needs-ocr" (pictures only, or a text
             layer of nonsense), "limit" or "empty".
     """
-    check_page_count(data, allowance.passwords)
-    title, contents = _extract(data, allowance.passwords)
-    pages: list[list[str]] = []
+    layer = read_text(data, allowance.passwords)
+    pages: list[list[Line]] = []
     blank: list[int] = []
     garbled: list[int] = []
-    for number, content in enumerate(contents, start=1):
-        if is_garbled(content):
+    for number, page in enumerate(layer.pages, start=1):
+        nonsense = is_garbled(page.text)
+        if nonsense:
             garbled.append(number)
-            content = ""
-        elif not content.strip():
+        elif not page.text.strip():
             blank.append(number)
-        pages.append(_page_lines(content))
+        pages.append([] if nonsense else page.lines)
     read = ReadPages({}, ())
     if garbled or (blank and _PICTURE.search(data)):
         read = read_pages(data, sorted(blank + garbled), allowance)
         for number, lines in read.lines.items():
-            pages[number - 1] = lines
+            pages[number - 1] = [Line(line, fixed=False) for line in lines]
         blank = [number for number in blank if number not in read.lines]
         garbled = [number for number in garbled if number not in read.lines]
     if not any(pages):
-        raise _without_text(data, len(contents), garbled)
-    pages = without_running_lines(pages)
-    text, spans = join_pages([mend_page(lines) for lines in pages])
+        raise _without_text(data, len(pages), garbled)
+    found = find_headings(without_running_lines(pages))
+    text, spans, paths = _written(found)
     return Document(
         text=text,
-        title=_title(title, text),
+        title=_title(layer.title, found.title, text),
         pages=spans,
-        sections=numbered_sections(text),
+        sections=paths,
         media_type=_PDF,
         warnings=(*_ocr_warnings(read), *_warnings(data, text, blank, garbled)),
     )
+
+
+def _written(found: Headings) -> tuple[str, tuple[Span, ...], tuple[Span, ...]]:
+    """Write the pages; return the text, the spans of the pages and those of the sections."""
+    mended: list[Mended] = []
+    for number, page in enumerate(found.pages):
+        alone = {i for i, line in enumerate(page) if line.rows or (number, i) in found.levels}
+        lines = ["\n".join(markdown(line.rows)) if line.rows else line.text for line in page]
+        mended.append(mend(lines, alone, paragraph_starts(page), full_widths(page)))
+    text, spans = join_pages([page.text for page in mended])
+    headings: list[Heading] = []
+    starts = {int(span.label) - 1: span.start for span in spans}
+    for (number, index), level in found.levels.items():
+        title = found.pages[number][index].text.replace("\x02", "-")
+        headings.append(Heading(level, title, starts[number] + mended[number].starts[index]))
+    return text, spans, sections(text, headings)
+
+
+def sections(text: str, headings: Sequence[Heading]) -> tuple[Span, ...]:
+    """Return the section spans of a text.
+
+    Args:
+        text: Of the document.
+        headings: Known by their letters, in order; a level of 0 is the title's, which no section
+            belongs to. Without any, numbers make sections; where none of these has a number, or
+            they begin to count later, numbered lines are sections within them.
+    """
+    numbered = numbered_headings(text)
+    first = next((h.title for h in headings if number_depth(h.title) is not None), "")
+    if first and re.match(r"\D{0,8}?[1一](?!\d)", first):
+        numbered = []
+    known = {heading.start for heading in headings}
+    within = [replace(h, level=h.level + 100) for h in numbered if h.start not in known]
+    path = SectionPath()
+    for heading in sorted([*headings, *within], key=lambda heading: heading.start):
+        if heading.level:
+            path.heading(heading.level, heading.title, heading.start)
+        else:
+            path.leave(heading.start)
+    path.close(len(text))
+    return tuple(path.spans)
 
 
 def is_garbled(text: str) -> bool:
@@ -86,69 +143,12 @@ def is_garbled(text: str) -> bool:
     visible = "".join(text.split())
     if len(visible) < 8:
         return False
-    bad = sum(_is_bad(char) for char in visible)
+    bad = len(_BAD.findall(visible))
     if bad * 10 > len(visible) or text.count("(cid:") * 20 > len(visible):
         return True
-    high = sum("\x80" <= char <= "\u024f" for char in visible)
+    high = len(_HIGH.findall(visible))
     runs = re.findall(r"[\xa1-\u024f]{2,}", visible)
     return high * 10 > len(visible) * 4 and sum(map(len, runs)) * 2 > high
-
-
-def _is_bad(char: str) -> bool:
-    return (
-        char == "\ufffd"
-        or "\ue000" <= char <= "\uf8ff"
-        or char >= "\U000f0000"
-        or (char < " " and char != "\x02")
-        or "\x7f" <= char <= "\x9f"
-    )
-
-
-def _extract(data: bytes, passwords: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the title in the metadata and the raw text of every page."""
-    import kreuzberg
-
-    config = kreuzberg.ExtractionConfig(
-        use_cache=False,
-        disable_ocr=True,
-        output_format="plain",
-        enable_quality_processing=False,
-        pages=kreuzberg.PageConfig(extract_pages=True),
-        pdf_options=kreuzberg.PdfConfig(passwords=list(passwords)) if passwords else None,
-    )
-    try:
-        result = kreuzberg.extract_bytes_sync(data, _PDF, config)
-    except (kreuzberg.KreuzbergError, RuntimeError, ValueError) as error:
-        if re.search(r"password|encrypt", str(error), re.I):
-            raise DocumentRejected(
-                "The PDF is encrypted and opens with a password only.",
-                reason="encrypted",
-                do="Give the password in the setting document_passwords, or remove it.",
-            ) from error
-        if re.search(r"bundled|library bindings|LoadLibrary", str(error), re.I):
-            raise DocumentRejected(
-                "The PDF reader cannot be loaded (it is unpacked into the temporary folder).",
-                reason="unreadable",
-                do="Check that the disk is not full and TMPDIR can be written.",
-            ) from error
-        raise DocumentRejected(
-            "The PDF is damaged or truncated: its structure cannot be read.",
-            reason="damaged",
-            do="Get the file again, or open it in a PDF viewer and save it anew.",
-        ) from error
-    return str(result.metadata.get("title") or ""), [
-        str(page.get("content") or "") for page in result.pages or []
-    ]
-
-
-def _page_lines(content: str) -> list[str]:
-    """Split a page into clean lines; PDFium's mark for a hyphen at a line end, 0x02, stays."""
-    lines = []
-    for line in content.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
-        kept = "\x02".join(clean(piece) for piece in line.split("\x02")).strip()
-        if kept:
-            lines.append(kept)
-    return lines
 
 
 def _without_text(data: bytes, pages: int, garbled: Sequence[int]) -> DocumentRejected:
@@ -195,9 +195,9 @@ def _pages(numbers: Sequence[int]) -> str:
     return f"Page{'s' if len(numbers) > 1 else ''} {listed}{more}"
 
 
-def _title(metadata: str, text: str) -> str:
-    """Return the metadata's title where it is one, else a first line that looks like one."""
-    title = clip(metadata)
-    if len(title) >= 2 and not _NO_TITLE.match(title) and not is_garbled(title):
-        return title
+def _title(metadata: str, heading: str, text: str) -> str:
+    """Return the metadata's title where it is one, else a line that is or looks like one."""
+    for title in (clip(metadata), clip(heading)):
+        if len(title) >= 2 and not _NO_TITLE.match(title) and not is_garbled(title):
+            return title
     return title_line(text.split("\n", 1)[0])

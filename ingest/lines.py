@@ -8,8 +8,8 @@ work: no geometry, no file format.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from ingest.blocks import SectionPath
 from rag.schema import Span
@@ -40,15 +40,27 @@ _NUMBER = re.compile(
     r"|(?P<digits>\d{1,2}(?:\.\d{1,2}){0,3})(?P<dot>[.．、]?)(?=\s|[\u4e00-\u9fff])"
     r"|(?P<word>(?:Chapter|Section|Part|Appendix)\s+[\dA-Z]{1,4}\b)"
 )
-_PAGE_NUMBER = re.compile(
-    r"(?:page\s*|第\s*|[-–—]\s*|p\.\s*)?\d{1,4}(?:\s*页)?(?:\s*[-–—]|\s*(?:/|of|，?\s*共)\s*\d{1,4}(?:\s*页)?)?",
-    re.I,
-)
 _QUANTITY = re.compile(
     r"[\d.,%‰°℃]|[A-Za-zμΩ³²/]{1,3}(?:\s+\d|$)|[年月日天元个小时分秒次台件套]{1,2}$"
 )
-_EDGE = 2
 _MAX_HEADING = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading, its level from 1, and the character at which it begins."""
+
+    level: int
+    title: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """The text of a page, and where the lines that stand alone begin in it."""
+
+    text: str
+    starts: dict[int, int]
 
 
 def mend_page(lines: Sequence[str]) -> str:
@@ -60,20 +72,76 @@ def mend_page(lines: Sequence[str]) -> str:
     Returns:
         The page; between two Han characters nothing is put in, between words a space.
     """
-    lines = [_unspaced(part) for line in lines for part in re.findall("[^\x02]+\x02?|\x02", line)]
-    widths = sorted(columns(line) for line in lines)
+    return mend(lines, frozenset(), frozenset()).text
+
+
+def mend(
+    lines: Sequence[str],
+    alone: Collection[int],
+    breaks: Collection[int],
+    fulls: Sequence[int] = (),
+) -> Mended:
+    r"""Join the lines of one page into paragraphs, one on each line of the result.
+
+    Args:
+        lines: Not empty; "\x02" marks a hyphen put in at a line end.
+        alone: Indexes of lines that stay as they are: headings, and tables, which hold line ends
+            and get a blank line before and after them.
+        breaks: Indexes of other lines that begin a paragraph.
+        fulls: For each line how wide a full one is where it stands, columns; 0 where that is to
+            be found out here. May be left out.
+    """
+    parts: list[tuple[int, str]] = []
+    for index, line in enumerate(lines):
+        if index in alone:
+            parts.append((index, line.replace("\x02", "-")))
+            continue
+        cut = re.findall("[^\x02]+\x02?|\x02", line)
+        parts.extend((index if n == 0 else -1, _unspaced(part)) for n, part in enumerate(cut))
+    running = [line for index, line in parts if index not in alone]
+    widths = sorted(columns(line) for line in running)
     full = widths[int(len(widths) * 0.9)] if widths else 0
-    whole = "\n".join(lines)
-    prose = sum(_is_prose(line) for line in lines) * 5 >= len(lines) * 3
-    done: list[str] = []
+    prose = sum(_is_prose(line) for line in running) * 5 >= len(running) * 3
+    whole = "\n".join(running)
+    done: list[tuple[int, str]] = []
     previous = ""
-    for line in lines:
-        if done and _goes_on(previous, line, full, prose):
-            done[-1] = _join(done[-1], line)
+    wide = full
+    for index, line in parts:
+        fixed = index in alone
+        before = wide
+        if fulls and index >= 0:
+            wide = fulls[index] or full
+        if (
+            previous
+            and not fixed
+            and index not in breaks
+            and _goes_on(previous, line, before, prose)
+        ):
+            done[-1] = (done[-1][0], _join(done[-1][1], line))
         else:
-            done.append(line)
-        previous = line
-    return "\n".join(_unhyphenated(line, whole) for line in done)
+            done.append((index, line))
+        previous = "" if fixed else line
+    return _laid_out(done, alone, whole)
+
+
+def _laid_out(done: Sequence[tuple[int, str]], alone: Collection[int], page: str) -> Mended:
+    """Write paragraphs under each other, with blank lines around tables."""
+    starts: dict[int, int] = {}
+    text: list[str] = []
+    length = 0
+    table = False
+    for index, line in done:
+        line = line if index in alone else _unhyphenated(line, page)
+        gap = "\n\n" if table or "\n" in line else "\n"
+        table = "\n" in line
+        if text:
+            text.append(gap)
+            length += len(gap)
+        if index in alone:
+            starts[index] = length
+        text.append(line)
+        length += len(line)
+    return Mended("".join(text), starts)
 
 
 def join_pages(pages: Sequence[str]) -> tuple[str, tuple[Span, ...]]:
@@ -106,30 +174,6 @@ def join_pages(pages: Sequence[str]) -> tuple[str, tuple[Span, ...]]:
     return "".join(parts), tuple(spans)
 
 
-def without_running_lines(pages: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Drop page numbers, and headers and footers that repeat, from the edges of pages.
-
-    A line repeats when, digits aside, it stands in the first or last two lines of at least three
-    pages and of half of them; its first appearance is kept. Single pages are left alone.
-    """
-    filled = sum(bool(page) for page in pages)
-    if filled < 2:
-        return [list(page) for page in pages]
-    counts = Counter(key for page in pages for key in {_key(page[i]) for i in _edges(page)})
-    running = {key for key, count in counts.items() if count >= max(3, filled / 2)}
-    seen: set[str] = set()
-    kept: list[list[str]] = []
-    for page in pages:
-        drop: set[int] = set()
-        for index in _edges(page):
-            key = _key(page[index])
-            if _PAGE_NUMBER.fullmatch(page[index]) or (key in running and key in seen):
-                drop.add(index)
-            seen.add(key)
-        kept.append([line for index, line in enumerate(page) if index not in drop])
-    return kept
-
-
 def title_line(line: str) -> str:
     """Return a first line that can serve as a title, "" for one that cannot.
 
@@ -154,6 +198,15 @@ def numbered_sections(text: str, *, isolated: bool = False) -> tuple[Span, ...]:
         line does not begin a section.
     """
     path = SectionPath()
+    for heading in numbered_headings(text, isolated):
+        path.heading(heading.level, heading.title, heading.start)
+    path.close(len(text))
+    return tuple(path.spans)
+
+
+def numbered_headings(text: str, isolated: bool = False) -> list[Heading]:
+    """Return the headings that `numbered_sections` goes by."""
+    found: list[Heading] = []
     lines = text.split("\n")
     start = 0
     top = 0
@@ -168,10 +221,17 @@ def numbered_sections(text: str, *, isolated: bool = False) -> tuple[Span, ...]:
             level = level if in_order else 0
             top = value if in_order and level == 2 else top
         if level:
-            path.heading(level, line, start)
+            found.append(Heading(level, line, start))
         start += len(line) + 1
-    path.close(len(text))
-    return tuple(path.spans)
+    return found
+
+
+def number_depth(line: str) -> int | None:
+    """Return how deep the number before a heading is, from 0; None without a number."""
+    match = _NUMBER.match(line)
+    if match is None:
+        return None
+    return {"section": 1, "round": 1}.get(match.lastgroup or "", (match["digits"] or "").count("."))
 
 
 def numbered_heading(line: str, following: str) -> int:
@@ -214,11 +274,16 @@ def _is_next(match: re.Match[str], after: re.Match[str] | None) -> bool:
     return same_level and int(numbers[1][-1]) == int(numbers[0][-1]) + 1
 
 
+def is_item(line: str) -> bool:
+    """Whether a line begins like a list item or a numbered paragraph."""
+    return _ITEM.match(line) is not None
+
+
 def _goes_on(line: str, following: str, full: int, prose_page: bool = False) -> bool:
     """Whether a paragraph continues from `line` to `following` on a page `full` columns wide."""
     if line.endswith("\x02"):
         return True
-    if _ITEM.match(following):
+    if _ITEM.match(following) or line.startswith("| ") or following.startswith("| "):
         return False
     width = columns(line)
     if line.endswith(_ENDS):
@@ -246,6 +311,8 @@ def _is_prose(line: str) -> bool:
 def _join(line: str, following: str) -> str:
     if line.endswith("\x02"):
         return line + following
+    if len(line) > 1 and line[-1] in "-–—/" and not line[-2].isspace():
+        return line + following
     wide = _WIDE.match(line[-1]) and _WIDE.match(following[0])
     if wide or (line[-1] in "”」』…" and _WIDE.match(following[0])):
         return line + following
@@ -253,13 +320,20 @@ def _join(line: str, following: str) -> str:
 
 
 def _unhyphenated(line: str, page: str) -> str:
-    """Resolve the marks of line-end hyphens: kept only in words the page also writes with one."""
+    """Resolve the marks of line-end hyphens.
+
+    A hyphen stays in a word that the page also writes with one, before a capital or a figure, and
+    after an abbreviation ("FAA-approved").
+    """
     if "\x02" not in line:
         return line
 
     def resolve(match: re.Match[str]) -> str:
         first, second = match.group(1), match.group(2)
-        return f"{first}-{second}" if f"{first}-{second}" in page or not first else first + second
+        short = len(first) > 1 and first.isupper() and second.islower()
+        name = second[:1].isupper() and not first.isupper()
+        kept = f"{first}-{second}" in page or short or name or not first or not second
+        return f"{first}-{second}" if kept else first + second
 
     line = re.sub(r"([^\W\d_]*)\x02([^\W\d_]*)", resolve, line)
     return line.replace("\x02", "-")
@@ -276,12 +350,3 @@ def _unspaced(line: str) -> str:
 def columns(line: str) -> int:
     """Columns a line takes: ideographs and full-width forms count two."""
     return len(line) + len(_WIDE.findall(line))
-
-
-def _edges(page: Sequence[str]) -> list[int]:
-    count = len(page)
-    return sorted({*range(min(_EDGE, count)), *range(max(0, count - _EDGE), count)})
-
-
-def _key(line: str) -> str:
-    return re.sub(r"\d+", "#", line).strip()

@@ -1,4 +1,4 @@
-"""Pages of a PDF as pictures, for OCR; and how many pages it has. PDFium does both."""
+"""Pages of a PDF as pictures, for OCR. PDFium draws them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingest.allowance import Allowance
-from rag.errors import DocumentRejected
-
-MAX_PAGES = 20_000
-"""Pages a PDF may have."""
+from ingest.pdf_pages import open_pdf
 
 _DPI = 200
 _LONGEST_SIDE = 3000
@@ -28,29 +25,6 @@ class ReadPages:
     unread: tuple[int, ...]
 
 
-def check_page_count(data: bytes, passwords: Sequence[str]) -> None:
-    """Refuse a PDF with more pages than are read.
-
-    Raises:
-        DocumentRejected: reason "limit"; what PDFium cannot open is left to the parser.
-    """
-    import pypdfium2 as pdfium
-
-    for password in (None, *passwords):
-        try:
-            with pdfium.PdfDocument(data, password=password) as document:
-                pages = len(document)
-        except pdfium.PdfiumError:
-            continue
-        if pages > MAX_PAGES:
-            raise DocumentRejected(
-                f"The PDF has {pages:,} pages; the limit is {MAX_PAGES:,}.",
-                reason="limit",
-                do="Split it.",
-            )
-        return
-
-
 def read_pages(data: bytes, numbers: Sequence[int], allowance: Allowance) -> ReadPages:
     """Draw pages and read them.
 
@@ -67,10 +41,7 @@ def read_pages(data: bytes, numbers: Sequence[int], allowance: Allowance) -> Rea
 
     lines: dict[int, list[str]] = {}
     unread: list[int] = []
-    document = _open(data, allowance.passwords)
-    if document is None:
-        return ReadPages({}, tuple(numbers))
-    with document:
+    with open_pdf(data, allowance.passwords) as document:
         for number in numbers:
             try:
                 page = document[number - 1]
@@ -89,15 +60,3 @@ def read_pages(data: bytes, numbers: Sequence[int], allowance: Allowance) -> Rea
                 lines[number] = found
             page.close()
     return ReadPages(lines, tuple(unread))
-
-
-def _open(data: bytes, passwords: Sequence[str]):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """Return a pypdfium2 document, None where no password fits."""
-    import pypdfium2 as pdfium
-
-    for password in (None, *passwords):
-        try:
-            return pdfium.PdfDocument(data, password=password)
-        except pdfium.PdfiumError:
-            continue
-    return None

@@ -5,6 +5,7 @@ import zipfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pdf_files import pdf
 
 from ingest.from_html import html_document
 from ingest.from_pdf import is_garbled
@@ -15,7 +16,6 @@ from ingest.lines import (
     numbered_heading,
     numbered_sections,
     title_line,
-    without_running_lines,
 )
 from ingest.parse import looks_like, parse
 from rag.errors import DocumentRejected
@@ -33,39 +33,6 @@ def sections(document: Document) -> list[tuple[str, str]]:
         position = span.end
         found.append((span.label, document.text[span.start : span.end].split("\n")[0]))
     return found
-
-
-def pdf(pages: list[list[str]], title: str = "", extra: str = "") -> bytes:
-    """Write a minimal PDF with one line of Helvetica under the other."""
-    kids = " ".join(f"{4 + 2 * index} 0 R" for index in range(len(pages)))
-    objects = [
-        "<< /Type /Catalog /Pages 2 0 R >>",
-        f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    for index, lines in enumerate(pages):
-        shown = "".join(f"({line}) Tj 0 -14 Td " for line in lines)
-        content = f"BT /F1 11 Tf 50 780 Td {shown} ET"
-        objects.append(
-            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] "
-            f"/Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * index} 0 R >>"
-        )
-        objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
-    objects.append(f"<< /Title ({title}) >>")
-    if extra:
-        objects.append(extra)
-    body = "%PDF-1.4\n"
-    offsets = []
-    for number, value in enumerate(objects, start=1):
-        offsets.append(len(body))
-        body += f"{number} 0 obj\n{value}\nendobj\n"
-    table = "".join(f"{offset:010d} 00000 n \n" for offset in offsets)
-    size = len(objects) + 1
-    info = 4 + 2 * len(pages)
-    trailer = (
-        f"trailer << /Size {size} /Root 1 0 R /Info {info} 0 R >>\nstartxref\n{len(body)}\n%%EOF"
-    )
-    return f"{body}xref\n0 {size}\n0000000000 65535 f \n{table}{trailer}".encode("latin-1")
 
 
 def docx(body: str, footnotes: str = "", name: str = "word/document.xml") -> bytes:
@@ -320,17 +287,6 @@ def test_pages_join_inside_a_paragraph_only() -> None:
         ("3", "，下单"),
         ("4", "取消。"),
     ]
-
-
-def test_running_heads_and_page_numbers_go_but_the_first_head_stays() -> None:
-    pages = [[f"Manual, issue {n}", f"Body {word}", str(n)] for n, word in enumerate("abcd", 1)]
-    assert without_running_lines(pages) == [
-        ["Manual, issue 1", "Body a"],
-        ["Body b"],
-        ["Body c"],
-        ["Body d"],
-    ]
-    assert without_running_lines([["Page 1", "x"]]) == [["Page 1", "x"]]
 
 
 @pytest.mark.parametrize(
