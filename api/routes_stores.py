@@ -154,7 +154,7 @@ async def add_files(
 ) -> None:
     """Put files into a store, and say so to who ingests them."""
     await service.write(service.store_files.add, store_id, entries, batch_id)
-    service.ingestion.ring()
+    service.jobs.ring()
 
 
 def forget_store(service: Service, store_id: str) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import anyio
 from fastapi import Request
 
-from ingest.uploaded import UploadIngestion
+from ingest.folder_job import interrupted
 from rag.build import Rag
-from rag.errors import YoujuError
+from rag.errors import IndexMismatch, StorageError, UnknownStore, YoujuError
 from rag.opened import OpenStores
 from rag.store.answers import Responses
 from rag.store.blobs import Blobs
@@ -25,6 +25,7 @@ from rag.store.vector_stores import VectorStores
 if TYPE_CHECKING:
     from api.access import Doorman
     from api.batching import SearchBatcher
+    from api.job_child import JobChild
     from api.observing import Meters
     from api.tracing import Tracing
 
@@ -47,6 +48,7 @@ class Service:
     def __init__(self, rag: Rag, meters: Meters, tracing: Tracing) -> None:
         from api.access import Doorman
         from api.batching import SearchBatcher
+        from api.job_child import JobChild
 
         settings = rag.settings
         self.rag = rag
@@ -64,9 +66,7 @@ class Service:
         self.opened = OpenStores(rag)
         self.doorman: Doorman = Doorman(self.keys, settings.rate_limit)
         self.batcher: SearchBatcher = SearchBatcher(rag, self.opened, meters, tracing)
-        self.ingestion = UploadIngestion(
-            rag, self.opened, self.files.blobs, report=self._on_ingested
-        )
+        self.jobs: JobChild = JobChild(settings, self._has_jobs, self._on_ingested)
         self._reads = anyio.CapacityLimiter(12)
         self._writes = anyio.CapacityLimiter(6)  # they may wait for each other, no reader for them
         self._gate = anyio.CapacityLimiter(2)
@@ -100,17 +100,16 @@ class Service:
         )
 
     def start(self) -> None:
-        """Warm the models up and begin to ingest, both beside the event loop."""
+        """Warm the models up and look for files to ingest, both beside the event loop."""
         self._warming.start()
-        if self.settings.ingest_worker:
-            self.ingestion.start()
+        if self.settings.jobs_in_server:
+            self.jobs.start()
 
     def close(self) -> None:
         """Stop what runs beside the event loop; a process cannot end while a model is loaded."""
         if self._warming.is_alive():
             self._warming.join(_WARM_UP_S)
-        if self.settings.ingest_worker:
-            self.ingestion.close()
+        self.jobs.close()
         try:
             self.opened.save()
         finally:
@@ -144,12 +143,33 @@ class Service:
         gc.freeze()  # what is loaded now stays: looking through it again takes a tenth of a second
         self._warm.set()
 
+    def _has_jobs(self) -> bool:
+        return self.store_files.waiting() > 0 or bool(interrupted(self.settings.jobs_folder))
+
+    def _bring_up(self, store_id: str) -> None:
+        """Bring a store's indexes up to date now, so that the next search need not."""
+        from api.observing import log
+
+        row = self.stores.find(store_id)
+        if row is None:
+            return
+        opened = self.opened.get(self.stores.open(row))
+        try:
+            opened.lexical.refresh()
+            opened.dense.refresh()
+        except (UnknownStore, IndexMismatch):
+            self.opened.drop(store_id)  # deleted or embedded anew meanwhile
+        except StorageError as error:  # the next search tries again
+            log.info("not indexed", store=store_id, reason=str(error))
+
     def _on_ingested(
         self, store_id: str, file_id: str, status: str, seconds: float, message: str
     ) -> None:
         from api.observing import log
 
         self.meters.files.labels(status).inc()
+        if status == "completed" and store_id:
+            self._bring_up(store_id)
         if file_id:
             self.tracing.past(
                 "ingest file", seconds, "failed" if status == "failed" else "",

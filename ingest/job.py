@@ -52,10 +52,17 @@ def make_chunker(rag: Rag, tokens: int | None = None, overlap: int | None = None
     return Chunker(rag.tokens, rag.settings.chunk_tokens, rag.settings.chunk_overlap)
 
 
-def make_parsers(rag: Rag) -> ParserPool:
-    """Return a fence with the settings' limits; nothing starts before the first file."""
+def make_parsers(rag: Rag, workers: int = 1) -> ParserPool:
+    """Return a fence with the settings' limits; nothing starts before the first file.
+
+    Args:
+        rag: The parts.
+        workers: Files parsed at once, >= 1.
+    """
     settings = rag.settings
-    return ParserPool(timeout_s=settings.parse_timeout, memory_mib=settings.parse_memory_mib)
+    return ParserPool(
+        workers=workers, timeout_s=settings.parse_timeout, memory_mib=settings.parse_memory_mib
+    )
 
 
 def ingest_paths(
@@ -72,22 +79,35 @@ def ingest_paths(
         IndexMismatch: If the store was made by another embedder or chunker.
         YoujuError: As `Ingestion.run` does.
     """
-    chunker = make_chunker(rag)
-    max_bytes = int(rag.settings.max_file_mib * 1024 * 1024)
     with make_parsers(rag) as pool:
-        ingestion = Ingestion(
-            lambda: rag.writable(store_name, chunker.fingerprint),
-            chunker=chunker,
-            embedder=lambda: rag.embedder,
-            pool=pool,
-            max_bytes=max_bytes,
-            commit_chunks=rag.settings.commit_chunks,
-        )
+        ingestion = make_ingestion(rag, store_name, pool)
         report = ingestion.run(paths, prune=prune, progress=progress)
+    refresh_indexes(rag, store_name)
+    return report
+
+
+def make_ingestion(rag: Rag, store_name: str, pool: ParserPool) -> Ingestion:
+    """Return an ingestion into a store as the settings ask for."""
+    chunker = make_chunker(rag)
+    return Ingestion(
+        lambda: rag.writable(store_name, chunker.fingerprint),
+        chunker=chunker,
+        embedder=lambda: rag.embedder,
+        pool=pool,
+        max_bytes=int(rag.settings.max_file_mib * 1024 * 1024),
+        commit_chunks=rag.settings.commit_chunks,
+    )
+
+
+def refresh_indexes(rag: Rag, store_name: str) -> None:
+    """Bring a store's indexes up to date, if there is such a store, and save them.
+
+    Raises:
+        StorageError: If they cannot be written; nothing is lost, they are caches.
+    """
     store = rag.catalog.find(store_name)
     if store is not None:
         OpenStore(rag, store).refresh()
-    return report
 
 
 def delete_files(rag: Rag, store_name: str, files: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -139,10 +139,34 @@ class Ingestion:
             StorageError: If the store cannot be written; what was committed before stays.
             ModelError: If the embedder cannot be had.
         """
+        steps = self.steps(paths, prune=prune, progress=progress)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                report: IngestReport = end.value
+                return report
+
+    def steps(
+        self,
+        paths: Sequence[Path],
+        *,
+        prune: bool = False,
+        progress: Advance = lambda _progress: None,
+    ) -> Generator[Progress, None, IngestReport]:
+        """Do as `run` step by step.
+
+        It stops when it has seen which files there are, and whenever a group of them is about to
+        be committed.
+
+        Raises:
+            YoujuError: As `run` does.
+        """
         begin = time.perf_counter()
         discovery = discover(paths, self._max_bytes, allow_empty=prune)
         store = self._open_store()
         known = store.sources()
+        yield Progress(0, len(discovery.files))
         outcomes: dict[str, Outcome] = {}
         refused = {storable_path(item.path) for item in discovery.rejected}
         folders = tuple(path + os.sep for path in refused - known.keys())  # perhaps unlisted ones
@@ -173,10 +197,12 @@ class Ingestion:
             warnings += [(found.name, text) for text in parsed.document.warnings]
             waiting.append(parsed)
             if sum(len(item.passages) for item in waiting) >= self._commit_chunks:
+                yield Progress(done, len(discovery.files))
                 progress(Progress(done, len(discovery.files), "embedding"))
                 chunks += self._commit(store, waiting, outcomes)
                 waiting = []
         if waiting:
+            yield Progress(len(discovery.files), len(discovery.files))
             progress(Progress(len(discovery.files), len(discovery.files), "embedding"))
         chunks += self._commit(store, waiting, outcomes)
         present = {storable_path(found.path) for found in discovery.files} | refused | hidden
