@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -195,7 +196,7 @@ async def _show(service: Service, row: StoreFileRow) -> StoreFileShown:
     return (await _show_all(service, [row]))[0]
 
 
-async def _show_all(service: Service, rows: list[StoreFileRow]) -> list[StoreFileShown]:
+async def _show_all(service: Service, rows: Sequence[StoreFileRow]) -> list[StoreFileShown]:
     settings = service.settings
     progress = {}
     if any(row.status == "in_progress" for row in rows):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import anyio
 from fastapi import Request
 
+from ingest.file_job import Report
 from ingest.folder_job import interrupted
 from rag.build import Rag
 from rag.errors import IndexMismatch, StorageError, UnknownStore, YoujuError
@@ -25,7 +26,6 @@ from rag.store.vector_stores import VectorStores
 if TYPE_CHECKING:
     from api.access import Doorman
     from api.batching import SearchBatcher
-    from api.job_child import JobChild
     from api.observing import Meters
     from api.tracing import Tracing
 
@@ -36,6 +36,29 @@ _MIB = 1024 * 1024
 _WARM_UP_S = 60.0
 
 
+class Jobs(Protocol):
+    """Who ingests the files that are put into stores."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def ring(self) -> None:
+        """Take note that there is something to do."""
+
+    def close(self) -> None:
+        """End; what is not finished is left to the next."""
+
+
+MakeJobs: TypeAlias = Callable[[Rag, Callable[[], bool], Report], Jobs]
+"""Makes one of the parts, of whether there is something to do, and of whom to tell."""
+
+
+def _child(rag: Rag, wanted: Callable[[], bool], report: Report) -> Jobs:
+    from api.job_child import JobChild
+
+    return JobChild(rag.settings, wanted, report)
+
+
 class Service:
     """The collaborators of all routes.
 
@@ -43,12 +66,14 @@ class Service:
         rag: The parts.
         meters: Where numbers go.
         tracing: Where traces go; closed with this.
+        make_jobs: Makes who ingests files; None: a process beside this one.
     """
 
-    def __init__(self, rag: Rag, meters: Meters, tracing: Tracing) -> None:
+    def __init__(
+        self, rag: Rag, meters: Meters, tracing: Tracing, make_jobs: MakeJobs | None = None
+    ) -> None:
         from api.access import Doorman
         from api.batching import SearchBatcher
-        from api.job_child import JobChild
 
         settings = rag.settings
         self.rag = rag
@@ -66,7 +91,7 @@ class Service:
         self.opened = OpenStores(rag)
         self.doorman: Doorman = Doorman(self.keys, settings.rate_limit)
         self.batcher: SearchBatcher = SearchBatcher(rag, self.opened, meters, tracing)
-        self.jobs: JobChild = JobChild(settings, self._has_jobs, self._on_ingested)
+        self.jobs = (make_jobs or _child)(rag, self._has_jobs, self._on_ingested)
         self._reads = anyio.CapacityLimiter(12)
         self._writes = anyio.CapacityLimiter(6)  # they may wait for each other, no reader for them
         self._gate = anyio.CapacityLimiter(2)

@@ -57,6 +57,8 @@ _CODES: dict[str, ErrorCode] = {
     "unsupported": "unsupported_file",
     "needs-ocr": "unsupported_file",
     "encrypted": "unsupported_file",
+    "blob lost": "server_error",
+    "blob damaged": "server_error",
 }
 
 

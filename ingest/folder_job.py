@@ -46,8 +46,10 @@ class Request:
     def read(cls, spool: Spool) -> Request | None:
         """Return the request that a spool holds, None if there is none."""
         found = spool.read(REQUEST)
+        if found is None:
+            return None
         try:
-            return found and cls(found["store"], tuple(found["paths"]), bool(found["prune"]))
+            return cls(found["store"], tuple(found["paths"]), bool(found["prune"]))
         except (KeyError, TypeError):
             return None
 
@@ -68,6 +70,7 @@ class FolderIngestion:
         rag: The parts.
         spool: Where its request is.
         request: What is asked for.
+        paths: Its paths as they were given, for errors to name; None: as the request has them.
         progress: Called before each file.
         pause: Called before each group: returns when it may begin.
     """
@@ -78,12 +81,14 @@ class FolderIngestion:
         spool: Spool,
         request: Request,
         *,
+        paths: Sequence[Path] | None = None,
         progress: Advance = lambda _progress: None,
         pause: Callable[[], None] = lambda: None,
     ) -> None:
         self._rag = rag
         self.spool = spool
         self.request = request
+        self._paths = paths
         self._progress = progress
         self._pause = pause
         self._parts = ExitStack()
@@ -100,7 +105,7 @@ class FolderIngestion:
         """
         pool = self._parts.enter_context(make_parsers(self._rag))
         ingestion = make_ingestion(self._rag, self.request.store, pool)
-        paths = [Path(path) for path in self.request.paths]
+        paths = self._paths or [Path(path) for path in self.request.paths]
         self._steps = ingestion.steps(paths, prune=self.request.prune, progress=self._say)
         self.go_on()
 
@@ -189,7 +194,9 @@ def ingest_durably(
     asked = Request(store_name, tuple(os.path.abspath(path) for path in paths), prune)
     for spool, request in interrupted(root):
         _finish(rag, spool, request, asked, progress, tell)
-    work = FolderIngestion(rag, Spool(root, new_id(PREFIX)), asked, progress=progress)
+    work = FolderIngestion(
+        rag, Spool(root, new_id(PREFIX)), asked, paths=paths, progress=progress
+    )
     try:
         work.look()
         slot = Slot.unique(root, KIND)

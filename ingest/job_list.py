@@ -161,7 +161,7 @@ def _folders(root: Path) -> list[JobInfo]:
                     where,
                     created,
                     progress=spool.read(PROGRESS),
-                )  # fmt: skip
+                )
             )
     return found
 

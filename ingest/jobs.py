@@ -10,6 +10,7 @@ DBOS is one to a process; nothing of it is imported before a job database is ope
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from ingest.file_job import Result
 from rag.config import Settings
 from rag.errors import ConfigError, YoujuError
 from rag.store.database import translated
+from rag.terminal import one_line
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, WorkflowStatus
@@ -123,6 +125,9 @@ class Executor:
         self.database = JobDatabase(settings)
         self._dbos = DBOS
         self._workflows: dict[str, Callable[..., Any]] = {}
+        self._handler = _OneLine()
+        logging.getLogger("dbos").addHandler(self._handler)  # before DBOS puts its own there
+        logging.getLogger("dbos").propagate = False
         DBOS(
             config={
                 "name": app,
@@ -144,6 +149,7 @@ class Executor:
 
     def __exit__(self, *_: object) -> None:
         self._dbos.destroy(destroy_registry=True)
+        logging.getLogger("dbos").removeHandler(self._handler)
         self.database.close()
 
     def register(self, name: str, body: Body) -> None:
@@ -204,7 +210,9 @@ class Executor:
         pending = [
             one
             for one in self._dbos.list_workflows(status="PENDING", load_output=False)
-            if one.application_name == self._app and one.executor_id != self._slot.name
+            if one.application_name == self._app
+            and one.app_version == VERSION
+            and one.executor_id != self._slot.name
         ]
         for executor in {str(one.executor_id) for one in pending}:
             with held_if_dead(self._root, executor) as dead:
@@ -231,6 +239,14 @@ class Executor:
         """Return the jobs that are over."""
         ended = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
         return self._dbos.list_workflows(status=ended, load_input=False, load_output=False)
+
+
+class _OneLine(logging.StreamHandler[Any]):
+    """Writes what DBOS complains of without tracebacks, which may hold the text of documents."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        return f"jobs: {one_line(record.getMessage(), 300)}"
 
 
 def base_of(job_id: str) -> str:

@@ -155,8 +155,10 @@ class Spool:
     def passages(self, document: Document) -> list[Passage] | None:
         """Return the passages, None if they are not there whole."""
         found = self.read(_PASSAGES)
+        if found is None:
+            return None
         try:
-            return found and [
+            return [
                 Passage(start, end, document.text[start:end], context, page)
                 for start, end, context, page in found["passages"]
             ]
