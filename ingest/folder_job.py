@@ -194,9 +194,7 @@ def ingest_durably(
     asked = Request(store_name, tuple(os.path.abspath(path) for path in paths), prune)
     for spool, request in interrupted(root):
         _finish(rag, spool, request, asked, progress, tell)
-    work = FolderIngestion(
-        rag, Spool(root, new_id(PREFIX)), asked, paths=paths, progress=progress
-    )
+    work = FolderIngestion(rag, Spool(root, new_id(PREFIX)), asked, paths=paths, progress=progress)
     try:
         work.look()
         slot = Slot.unique(root, KIND)

@@ -22,7 +22,7 @@ from ingest.folder_job import KIND as FOLDER_KIND
 from ingest.folder_job import PREFIX, FolderIngestion, Request, claim, interrupted
 from ingest.folder_job import WORKFLOW as FOLDERS
 from ingest.job import make_parsers, refresh_indexes
-from ingest.jobs import VERSION, Executor, base_of, file_base, file_of
+from ingest.jobs import Executor, base_of, file_base, file_of
 from ingest.spool import REQUEST, Spool, spools
 from rag.build import Rag, build_rag
 from rag.config import Settings
@@ -220,7 +220,11 @@ class Worker:
             for job_id in [
                 one.workflow_id
                 for one in live.values()
-                if one.app_version != VERSION and is_dead(self._root, str(one.executor_id))
+                if one.application_name == APP
+                and one.app_version != self._executor.version
+                and (
+                    one.executor_id == self._slot.name or is_dead(self._root, str(one.executor_id))
+                )
             ]:  # of a program whose steps were others: it begins again
                 self._executor.cancel(job_id)
                 del live[job_id]

@@ -122,6 +122,7 @@ class Executor:
         self._root = settings.jobs_folder
         self._slot = slot
         self._app = app
+        self.version = f"{app}-{VERSION}"  # DBOS wants another for each app
         self.database = JobDatabase(settings)
         self._dbos = DBOS
         self._workflows: dict[str, Callable[..., Any]] = {}
@@ -134,7 +135,7 @@ class Executor:
                 "system_database_url": self.database.url,
                 "system_database_engine": self.database.engine,
                 "dbos_system_schema": SCHEMA,
-                "application_version": VERSION,
+                "application_version": self.version,
                 "executor_id": slot.name,
                 "log_level": "WARNING",
                 "use_listen_notify": False,
@@ -211,7 +212,7 @@ class Executor:
             one
             for one in self._dbos.list_workflows(status="PENDING", load_output=False)
             if one.application_name == self._app
-            and one.app_version == VERSION
+            and one.app_version == self.version
             and one.executor_id != self._slot.name
         ]
         for executor in {str(one.executor_id) for one in pending}:
