@@ -18,7 +18,7 @@ from pathlib import Path
 from ingest.executors import Slot, held_if_dead, is_dead, sweep_locks
 from ingest.file_job import MOST_DEATHS, Result, Step, Stopped
 from ingest.job import make_ingestion, make_parsers, refresh_indexes
-from ingest.jobs import LIVE, Executor, JobDatabase, base_of
+from ingest.jobs import FOLDER_APP, LIVE, Executor, JobDatabase, base_of
 from ingest.pipeline import IngestReport
 from ingest.spool import REQUEST, Spool, note_progress, spools
 from rag.build import Rag
@@ -28,7 +28,6 @@ from rag.terminal import Advance, Progress, count
 
 PREFIX = "ingest_"
 WORKFLOW = "ingest folders"
-APP = "youju-ingest"
 KIND = "ingest"
 CANCEL = "cancel.json"
 """Lies in the spool of a run that is to be given up."""
@@ -273,7 +272,7 @@ def claim(root: Path, spool: Spool, slot: Slot) -> bool:
 def _run(rag: Rag, work: FolderIngestion, slot: Slot) -> IngestReport:
     try:
         if work.go_on():  # else nothing is to be stored, and no durable job is needed for it
-            with Executor(rag.settings, APP, slot) as executor:
+            with Executor(rag.settings, FOLDER_APP, slot) as executor:
                 executor.register(WORKFLOW, lambda _job_id: work.run(executor.step))
                 executor.launch()
                 _cancel_earlier(executor, work.spool)

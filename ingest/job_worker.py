@@ -22,7 +22,7 @@ from ingest.folder_job import KIND as FOLDER_KIND
 from ingest.folder_job import PREFIX, FolderIngestion, Request, claim, interrupted
 from ingest.folder_job import WORKFLOW as FOLDERS
 from ingest.job import make_parsers, refresh_indexes
-from ingest.jobs import Executor, base_of, file_base, file_of
+from ingest.jobs import WORKER_APP, Executor, base_of, file_base, file_of
 from ingest.spool import REQUEST, Spool, spools
 from rag.build import Rag, build_rag
 from rag.config import Settings
@@ -31,7 +31,6 @@ from rag.store.database import translated
 from rag.store.service_tables import FileRow, StoreFileRow
 from rag.store.store_files import StoreFiles
 
-APP = "youju-worker"
 KIND = "worker"
 FILE = "ingest file"
 
@@ -97,7 +96,7 @@ class Worker:
         slot = Slot.take(self._root, KIND)
         with ExitStack() as parts:
             parts.callback(slot.release)
-            executor = parts.enter_context(Executor(self._rag.settings, APP, slot))
+            executor = parts.enter_context(Executor(self._rag.settings, WORKER_APP, slot))
             pool = parts.enter_context(make_parsers(self._rag, self._rag.settings.job_concurrency))
             files = FileIngestion(
                 self._rag, pool, self._root,
@@ -220,7 +219,7 @@ class Worker:
             for job_id in [
                 one.workflow_id
                 for one in live.values()
-                if one.application_name == APP
+                if one.application_name == WORKER_APP
                 and one.app_version != self._executor.version
                 and (
                     one.executor_id == self._slot.name or is_dead(self._root, str(one.executor_id))
@@ -240,12 +239,12 @@ class Worker:
             for one in live.values():
                 if base_of(one.workflow_id).startswith(PREFIX):
                     gone = base_of(one.workflow_id) not in wanted
-                    other = one.application_name != APP
+                    other = one.application_name != WORKER_APP
                     if (gone or other) and is_dead(self._root, str(one.executor_id)):
                         self._executor.cancel(one.workflow_id)
             for spool, _request in interrupted(self._root):
                 known = any(
-                    base_of(one.workflow_id) == spool.job_id and one.application_name == APP
+                    base_of(one.workflow_id) == spool.job_id and one.application_name == WORKER_APP
                     for one in live.values()
                 )
                 if not known and claim(self._root, spool, self._slot):

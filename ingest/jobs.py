@@ -32,6 +32,11 @@ VERSION = "1"
 """Of the jobs' steps. It stays when the program is upgraded, so that jobs go on; a job that then
 finds other steps than it has done begins again."""
 
+WORKER_APP = "youju-worker"
+FOLDER_APP = "youju-ingest"
+APPS = [WORKER_APP, FOLDER_APP]
+"""Executors of one name run each other's jobs; all see the jobs of all."""
+
 SCHEMA = "youju_jobs"
 """Where DBOS keeps its tables in PostgreSQL."""
 
@@ -196,14 +201,17 @@ class Executor:
     def next_id(self, base: str) -> str:
         """Return the id of the next attempt at a job."""
         known = self._dbos.list_workflows(
-            workflow_id_prefix=f"{base}.", load_input=False, load_output=False
+            workflow_id_prefix=f"{base}.",
+            application_name=APPS,
+            load_input=False,
+            load_output=False,
         )
         last = max((attempt(one.workflow_id) for one in known), default=0)
         return f"{base}.{last + 1}"
 
     def live(self) -> list[WorkflowStatus]:
         """Return the jobs that are not over, whoever runs them."""
-        return self._dbos.list_workflows(status=LIVE)
+        return self._dbos.list_workflows(status=LIVE, application_name=APPS)
 
     def take_over(self) -> int:
         """Go on with jobs of dead executors of the same name; return how many."""
@@ -239,7 +247,9 @@ class Executor:
     def over(self) -> list[WorkflowStatus]:
         """Return the jobs that are over."""
         ended = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
-        return self._dbos.list_workflows(status=ended, load_input=False, load_output=False)
+        return self._dbos.list_workflows(
+            status=ended, application_name=APPS, load_input=False, load_output=False
+        )
 
 
 class _OneLine(logging.StreamHandler[Any]):

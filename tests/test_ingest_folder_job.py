@@ -23,7 +23,7 @@ from rag.config import Settings
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(120),
 ]
 FILES = 40
 
