@@ -242,14 +242,32 @@ class Worker:
                     other = one.application_name != WORKER_APP
                     if (gone or other) and is_dead(self._root, str(one.executor_id)):
                         self._executor.cancel(one.workflow_id)
-            for spool, _request in interrupted(self._root):
+            for spool in self._left_behind():
                 known = any(
                     base_of(one.workflow_id) == spool.job_id and one.application_name == WORKER_APP
                     for one in live.values()
                 )
-                if not known and claim(self._root, spool, self._slot):
+                if not known and self._claim_folders(spool):
                     self._executor.start(self._executor.next_id(spool.job_id), FOLDERS)
             sweep_locks(self._root, FOLDER_KIND)
+
+    def _left_behind(self) -> list[Spool]:
+        """Return the spools of `youju ingest` that nobody works on, unless DBOS is about to."""
+        mine = [
+            spool
+            for spool in spools(self._root)
+            if spool.job_id.startswith(PREFIX)
+            and spool.owner() == self._slot.name
+            and spool.holder() != self._slot.run  # of an earlier life
+            and Request.read(spool) is not None
+        ]
+        return [*mine, *(spool for spool, _request in interrupted(self._root))]
+
+    def _claim_folders(self, spool: Spool) -> bool:
+        if spool.owner() == self._slot.name:
+            spool.take(self._slot.run)
+            return True
+        return claim(self._root, spool, self._slot)
 
     def _tidy(self) -> None:
         """Forget jobs that are old, or whose file is gone; remove spools that nobody needs."""
