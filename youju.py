@@ -19,6 +19,7 @@ from api.cli import keys_app, serve
 from eval.cli import app as eval_app
 from ingest import cli as ingest_cli
 from ingest.cli import JsonOption, StoreOption
+from ingest.jobs_cli import jobs_app, worker
 from rag.backup import cli as backup_cli
 from rag.errors import UsageError, YoujuError
 from rag.glm.cli import TERMINATED
@@ -182,6 +183,8 @@ def show(
 
 app.command()(serve)
 app.add_typer(keys_app, name="keys")
+app.command()(worker)
+app.add_typer(jobs_app, name="jobs")
 app.command()(ingest_cli.delete)
 app.command()(ingest_cli.reindex)
 app.command()(backup_cli.backup)

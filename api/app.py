@@ -37,7 +37,7 @@ from api.described import complete
 from api.errors import install
 from api.observing import Meters, Observed
 from api.schemas import ERRORS
-from api.service import Service
+from api.service import MakeJobs, Service
 from api.tracing import NoTracing, OtelTracing, Traced, Tracing, tracing_from
 from api.upkeep import Upkeep
 from rag.build import Rag, build_rag
@@ -93,7 +93,10 @@ def leave_soon() -> None:
 
 
 def application(
-    rag: Rag, tracing: Tracing | None = None, leave: Callable[[], None] = lambda: None
+    rag: Rag,
+    tracing: Tracing | None = None,
+    leave: Callable[[], None] = lambda: None,
+    make_jobs: MakeJobs | None = None,
 ) -> ASGIApp:
     """Return the application over given parts, with all layers around it.
 
@@ -101,10 +104,11 @@ def application(
         rag: The parts.
         tracing: Where traces go; closed with the application. None: nowhere.
         leave: Called when the server begins to end.
+        make_jobs: Makes who ingests files; None: a process beside this one.
     """
     meters = Meters(CollectorRegistry())
     tracing = tracing or NoTracing()
-    app = make_app(rag, meters, tracing, leave)
+    app = make_app(rag, meters, tracing, leave, make_jobs)
     settings = rag.settings
     layers: ASGIApp = Admission(
         app,
@@ -120,13 +124,17 @@ def application(
 
 
 def make_app(
-    rag: Rag, meters: Meters, tracing: Tracing, leave: Callable[[], None] = lambda: None
+    rag: Rag,
+    meters: Meters,
+    tracing: Tracing,
+    leave: Callable[[], None] = lambda: None,
+    make_jobs: MakeJobs | None = None,
 ) -> FastAPI:
     """Return the bare application: routes and errors."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(rag, meters, tracing)
+        service = Service(rag, meters, tracing, make_jobs)
         app.state.service = service
         service.start()
         upkeep = Upkeep(service)

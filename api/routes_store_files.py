@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -23,6 +24,8 @@ from api.schemas_stores import (
     show_store_file,
 )
 from api.service import Service, service_of
+from ingest.job_list import progress_of
+from ingest.jobs import file_base
 from rag.store.pages import Page, Slice
 from rag.store.service_tables import FileBatchRow, StoreFileRow
 from rag.store.store_files import Counts
@@ -44,7 +47,7 @@ async def add_file(
     await check_files(service, access.project_id, [body.file_id], "file_id")
     wanted = entry(body.file_id, body.attributes, body.chunking_strategy)
     await add_files(service, row.id, [wanted])
-    return _show(service, await _listed(service, row.id, body.file_id))
+    return await _show(service, await _listed(service, row.id, body.file_id))
 
 
 @router.get("/files")
@@ -62,7 +65,7 @@ async def list_store_files(
     row = await owned_store(service, access.project_id, store_id)
     part = Slice(limit=limit, order=order, after=after, before=before)
     page = await service.run(service.store_files.page, row.id, part, status=filter)
-    return _listing(service, page)
+    return await _listing(service, page)
 
 
 @router.get("/files/{file_id}")
@@ -71,7 +74,7 @@ async def get_store_file(
 ) -> StoreFileShown:
     """Return how far a file is."""
     row = await owned_store(service, access.project_id, store_id)
-    return _show(service, await _listed(service, row.id, file_id))
+    return await _show(service, await _listed(service, row.id, file_id))
 
 
 @router.post("/files/{file_id}")
@@ -82,7 +85,7 @@ async def update_store_file(
     row = await usable_store(service, access.project_id, store_id)
     await _listed(service, row.id, file_id)
     await service.write(service.store_files.set_attributes, row.id, file_id, body.attributes or {})
-    return _show(service, await _listed(service, row.id, file_id))
+    return await _show(service, await _listed(service, row.id, file_id))
 
 
 @router.delete("/files/{file_id}")
@@ -131,7 +134,7 @@ async def create_batch(
     param = "files" if body.files is not None else "file_ids"
     await check_files(service, access.project_id, list(wanted), param)
     batch = await service.write(service.store_files.new_batch, row.id, list(wanted.values()))
-    service.ingestion.ring()
+    service.jobs.ring()
     return show_batch(*await _batch(service, row.id, batch.id))
 
 
@@ -172,7 +175,7 @@ async def list_batch_files(
     page = await service.run(
         service.store_files.page, row.id, part, status=filter, batch_id=batch_id
     )
-    return _listing(service, page)
+    return await _listing(service, page)
 
 
 async def _listed(service: Service, store_id: str, file_id: str) -> StoreFileRow:
@@ -189,13 +192,24 @@ async def _batch(service: Service, store_id: str, batch_id: str) -> tuple[FileBa
     return found
 
 
-def _show(service: Service, row: StoreFileRow) -> StoreFileShown:
+async def _show(service: Service, row: StoreFileRow) -> StoreFileShown:
+    return (await _show_all(service, [row]))[0]
+
+
+async def _show_all(service: Service, rows: Sequence[StoreFileRow]) -> list[StoreFileShown]:
     settings = service.settings
-    return show_store_file(row, (settings.chunk_tokens, settings.chunk_overlap))
+    progress = {}
+    if any(row.status == "in_progress" for row in rows):
+        progress = await service.run(progress_of, settings.jobs_folder, rows)
+    auto = (settings.chunk_tokens, settings.chunk_overlap)
+    return [
+        show_store_file(row, auto, progress.get(file_base(row.store_id, row.file_id)))
+        for row in rows
+    ]
 
 
-def _listing(service: Service, page: Page[StoreFileRow]) -> Listing[StoreFileShown]:
-    data = [_show(service, row) for row in page.items]
+async def _listing(service: Service, page: Page[StoreFileRow]) -> Listing[StoreFileShown]:
+    data = await _show_all(service, page.items)
     return Listing(
         data=data,
         first_id=data[0].id if data else None,

@@ -45,7 +45,7 @@ async def create_store(body: StoreCreate, access: Writer, service: ServiceOf) ->
     entries = _entries(file_ids, body.chunking_strategy)
     row = await service.write(_create, service, access.project_id, new, entries)
     if entries:
-        service.ingestion.ring()
+        service.jobs.ring()
     return await _show(service, row)
 
 
@@ -154,7 +154,7 @@ def _first_missing(service: Service, project_id: str, file_ids: list[str]) -> st
 async def add_files(service: Service, store_id: str, entries: list[Entry]) -> None:
     """Put files into a store, and say so to who ingests them."""
     await service.write(service.store_files.add, store_id, entries)
-    service.ingestion.ring()
+    service.jobs.ring()
 
 
 def forget_store(service: Service, store_id: str) -> None:

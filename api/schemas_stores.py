@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from api.schemas import NUMBER, Attributes, Body, Metadata, ObjectId, PlainText, Shown
+from ingest.job_list import FileProgress
 from rag.store.service_tables import FileBatchRow, StoreFileRow
 from rag.store.store_files import Counts, Entry
 from rag.store.tables import StoreRow
@@ -159,6 +161,19 @@ class ChunkingShown(Shown):
     static: StaticShown
 
 
+class ProgressShown(Shown):
+    """How far a file is that is being ingested. An extension: OpenAI has none."""
+
+    phase: Literal["queued", "waiting", "parsing", "chunking", "embedding", "committing"]
+    bytes: int | None = None
+    pages: int | None = None
+    chunks_done: int = 0
+    chunks_total: int | None = None
+    seconds_left: float | None = None
+    reason: str | None = None
+    retry_at: int | None = None
+
+
 class StoreFileShown(Shown):
     """A file of a store."""
 
@@ -171,6 +186,8 @@ class StoreFileShown(Shown):
     last_error: LastError | None = None
     attributes: dict[str, bool | int | float | str]
     chunking_strategy: ChunkingShown
+    progress: ProgressShown | None = None
+    """An extension: how far it is, while it is in progress."""
 
 
 class BatchShown(Shown):
@@ -221,12 +238,15 @@ def show_store(row: StoreRow, counts: Counts) -> StoreShown:
     )
 
 
-def show_store_file(row: StoreFileRow, auto: tuple[int, int]) -> StoreFileShown:
+def show_store_file(
+    row: StoreFileRow, auto: tuple[int, int], progress: FileProgress | None = None
+) -> StoreFileShown:
     """Return a file of a store as clients see it.
 
     Args:
         row: Its place in the store.
         auto: Tokens of a chunk and of the overlap where the client gave none.
+        progress: How far it is, while it is in progress.
     """
     size, overlap = auto if row.chunk_tokens is None else (row.chunk_tokens, row.chunk_overlap or 0)
     error = None
@@ -244,8 +264,14 @@ def show_store_file(row: StoreFileRow, auto: tuple[int, int]) -> StoreFileShown:
             "chunking_strategy": {
                 "static": {"max_chunk_size_tokens": size, "chunk_overlap_tokens": overlap}
             },
+            "progress": None if progress is None else _show_progress(progress),
         }
     )
+
+
+def _show_progress(progress: FileProgress) -> dict[str, object]:
+    told = "The server cannot ingest it now and will try again."  # why is for its log
+    return {**asdict(progress), "reason": told if progress.phase == "waiting" else None}
 
 
 def show_batch(row: FileBatchRow, counts: Counts) -> BatchShown:

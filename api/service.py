@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import anyio
 from fastapi import Request
 
 from api.faults import told
 from api.observing import log
-from ingest.uploaded import UploadIngestion
+from ingest.file_job import Report
+from ingest.folder_job import interrupted
 from rag.build import Rag
+from rag.errors import IndexMismatch, StorageError, UnknownStore
 from rag.opened import OpenStores
 from rag.purge import Purger
 from rag.store.answers import Responses
@@ -39,6 +41,29 @@ _RETRY_S = 2.0
 _LONGEST_RETRY_S = 60.0
 
 
+class Jobs(Protocol):
+    """Who ingests the files that are put into stores."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def ring(self) -> None:
+        """Take note that there is something to do."""
+
+    def close(self) -> None:
+        """End; what is not finished is left to the next."""
+
+
+MakeJobs: TypeAlias = Callable[[Rag, Callable[[], bool], Report], Jobs]
+"""Makes one of the parts, of whether there is something to do, and of whom to tell."""
+
+
+def _child(rag: Rag, wanted: Callable[[], bool], report: Report) -> Jobs:
+    from api.job_child import JobChild
+
+    return JobChild(rag.settings, wanted, report)
+
+
 class Service:
     """The collaborators of all routes.
 
@@ -46,9 +71,12 @@ class Service:
         rag: The parts.
         meters: Where numbers go.
         tracing: Where traces go; closed with this.
+        make_jobs: Makes who ingests files; None: a process beside this one.
     """
 
-    def __init__(self, rag: Rag, meters: Meters, tracing: Tracing) -> None:
+    def __init__(
+        self, rag: Rag, meters: Meters, tracing: Tracing, make_jobs: MakeJobs | None = None
+    ) -> None:
         from api.access import Doorman
         from api.batching import SearchBatcher
 
@@ -68,9 +96,7 @@ class Service:
         self.opened = OpenStores(rag)
         self.doorman: Doorman = Doorman(self.keys, settings.rate_limit)
         self.batcher: SearchBatcher = SearchBatcher(rag, self.opened, meters, tracing)
-        self.ingestion = UploadIngestion(
-            rag, self.opened, self.files.blobs, report=self._on_ingested
-        )
+        self.jobs = (make_jobs or _child)(rag, self._has_jobs, self._on_ingested)
         self.purger = Purger(rag, self.opened.glance, self._on_purge_failed)
         self._reads = anyio.CapacityLimiter(12)
         self._writes = anyio.CapacityLimiter(6)  # they may wait for each other, no reader for them
@@ -107,11 +133,11 @@ class Service:
         )
 
     def start(self) -> None:
-        """Warm the models up and begin to ingest, both beside the event loop."""
+        """Warm the models up and look for files to ingest, both beside the event loop."""
         self._warming.start()
         self.purger.start()
-        if self.settings.ingest_worker:
-            self.ingestion.start()
+        if self.settings.jobs_in_server:
+            self.jobs.start()
 
     def close(self) -> None:
         """Stop what runs beside the event loop; a process cannot end while a model is loaded."""
@@ -119,8 +145,7 @@ class Service:
         if self._warming.is_alive():
             self._warming.join(_WARM_UP_S)
         self.purger.close()
-        if self.settings.ingest_worker:
-            self.ingestion.close()
+        self.jobs.close()
         try:
             self.opened.save()
         finally:
@@ -169,10 +194,29 @@ class Service:
     def _on_purge_failed(self, message: str) -> None:
         log.error("purge failed", reason=message)
 
+    def _has_jobs(self) -> bool:
+        return self.store_files.waiting() > 0 or bool(interrupted(self.settings.jobs_folder))
+
+    def _bring_up(self, store_id: str) -> None:
+        """Bring a store's indexes up to date now, so that the next search need not."""
+        row = self.stores.find(store_id)
+        if row is None:
+            return
+        opened = self.opened.get(self.stores.open(row))
+        try:
+            opened.lexical.refresh()
+            opened.dense.refresh()
+        except (UnknownStore, IndexMismatch):
+            self.opened.drop(store_id)  # deleted or embedded anew meanwhile
+        except StorageError as error:  # the next search tries again
+            log.info("not indexed", store=store_id, reason=str(error))
+
     def _on_ingested(
         self, store_id: str, file_id: str, status: str, seconds: float, message: str
     ) -> None:
         self.meters.files.labels(status).inc()
+        if status == "completed" and store_id:
+            self._bring_up(store_id)
         if file_id:
             self.tracing.past(
                 "ingest file", seconds, "failed" if status == "failed" else "",

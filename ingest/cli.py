@@ -36,7 +36,7 @@ def ingest(
 
     What it holds already is not done again; a file that has changed replaces what was there.
     """
-    from ingest.job import ingest_paths
+    from ingest.folder_job import ingest_durably
     from rag.build import build_rag
     from rag.config import load_settings
 
@@ -44,8 +44,13 @@ def ingest(
         raise _empty_path()
     rag = build_rag(load_settings({"store": store}).settings)
     name = rag.settings.store
+    told: list[str] = []
     with progress_bar("Ingesting") as advance:
-        report = ingest_paths(rag, name, list(map(Path, paths)), prune=prune, progress=advance)
+        report = ingest_durably(
+            rag, name, list(map(Path, paths)), prune=prune, progress=advance, tell=told.append
+        )
+    for sentence in () if as_json else told:
+        say(sentence)
     if as_json:
         print_json(report_json(name, report))
     else:

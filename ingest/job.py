@@ -53,10 +53,16 @@ def make_chunker(rag: Rag, tokens: int | None = None, overlap: int | None = None
     return Chunker(rag.tokens, rag.settings.chunk_tokens, rag.settings.chunk_overlap)
 
 
-def make_parsers(rag: Rag) -> ParserPool:
-    """Return a fence with the settings' limits; nothing starts before the first file."""
+def make_parsers(rag: Rag, workers: int = 1) -> ParserPool:
+    """Return a fence with the settings' limits; nothing starts before the first file.
+
+    Args:
+        rag: The parts.
+        workers: Files parsed at once, >= 1.
+    """
     settings = rag.settings
     return ParserPool(
+        workers=workers,
         timeout_s=settings.parse_timeout,
         memory_mib=settings.parse_memory_mib,
         unpacked_mib=settings.max_unpacked_mib,
@@ -102,11 +108,20 @@ def ingest_paths(
     with make_parsers(rag) as pool:
         ingestion = make_ingestion(rag, store_name, pool)
         report = ingestion.run(paths, prune=prune, progress=progress)
+    refresh_indexes(rag, store_name)
+    return report
+
+
+def refresh_indexes(rag: Rag, store_name: str) -> None:
+    """Bring a store's indexes up to date, if there is such a store, and save them.
+
+    Raises:
+        StorageError: If they cannot be written; nothing is lost, they are caches.
+    """
     store = rag.catalog.find(store_name)
     if store is not None:
         OpenStore(rag, store).refresh()
     purge(rag)
-    return report
 
 
 def delete_files(rag: Rag, store_name: str, files: Sequence[str]) -> int:

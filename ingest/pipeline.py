@@ -11,11 +11,11 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ingest.chunk import Chunker
 from ingest.discover import FoundFile, discover, read_bytes
@@ -31,6 +31,9 @@ from rag.terminal import Advance, Progress
 
 _BEYOND = 1 << 63
 _ESCAPED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +178,28 @@ class Ingestion:
             StorageError: If the store cannot be written; what was committed before stays.
             ModelError: If the embedder cannot be had.
         """
+        return _last(self.steps(paths, prune=prune, progress=progress))
+
+    def steps(
+        self,
+        paths: Sequence[Path],
+        *,
+        prune: bool = False,
+        progress: Advance = lambda _progress: None,
+    ) -> Generator[Progress, None, IngestReport]:
+        """Do as `run` step by step.
+
+        It stops when it has seen which files there are, and whenever a group of them is about to
+        be committed.
+
+        Raises:
+            YoujuError: As `run` does.
+        """
         begin = time.perf_counter()
         discovery = discover(paths, self._max_bytes, allow_empty=prune)
         store = self._open_store()
         known = store.sources()
+        yield Progress(0, len(discovery.files))
         refused = {storable_path(item.path) for item in discovery.rejected}
         folders = tuple(path + os.sep for path in refused - known.keys())  # perhaps unlisted ones
         hidden = {source for source in known if folders and source.startswith(folders)}
@@ -191,7 +212,9 @@ class Ingestion:
             )
             for item in discovery.rejected
         ]
-        work = self.put(store, discovery.files, known, len(discovery.files), progress)
+        work = yield from self._put_steps(
+            store, discovery.files, known, len(discovery.files), progress
+        )
         rejected += work.rejected
         present = {storable_path(found.path) for found in discovery.files} | refused | hidden
         roots = {storable_path(root) for root in discovery.roots}
@@ -233,6 +256,17 @@ class Ingestion:
             StorageError: If the store cannot be written; what was committed before stays.
             ModelError: If the embedder cannot be had.
         """
+        return _last(self._put_steps(store, files, known, total, progress))
+
+    def _put_steps(
+        self,
+        store: Store,
+        files: Iterable[FoundFile],
+        known: Mapping[str, tuple[str, str]],
+        total: int,
+        progress: Advance,
+    ) -> Generator[Progress, None, Work]:
+        """Do as `put`, and stop whenever a group is about to be committed."""
         work = Work()
         waiting: list[_Parsed] = []
         done = 0
@@ -255,10 +289,12 @@ class Ingestion:
             work.warnings += [(found.name, text) for text in parsed.document.warnings]
             waiting.append(parsed)
             if sum(len(item.passages) for item in waiting) >= self._commit_chunks:
+                yield Progress(done - 1, total)
                 progress(Progress(done - 1, total, "embedding"))
                 self._commit(store, waiting, work)
                 waiting = []
         if waiting:
+            yield Progress(done, total)
             progress(Progress(done, total, "embedding"))
         self._commit(store, waiting, work)
         return work
@@ -297,6 +333,16 @@ class Ingestion:
         )
         work.outcomes.update(store.commit(new))
         work.chunks += sum(len(item.passages) for item in waiting)
+
+
+def _last(steps: Generator[Progress, None, Result]) -> Result:
+    """Run all steps; return what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 class Source(Protocol):

@@ -230,7 +230,17 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="Origins, separated by commas, whose pages may ask from a browser."
     )
-    ingest_worker: bool = Field(True, description="Ingest uploaded files in the serving processes.")
+    jobs_in_server: bool = Field(
+        True,
+        description="Let `youju serve` start a process that ingests uploaded files; else run "
+        "`youju worker`.",
+    )
+    job_concurrency: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Uploaded files that a worker ingests at once."
+    )
+    job_history_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
+        7, description="Days that `youju jobs` remembers what is done; 0: not at all."
+    )
     log_content: bool = Field(
         False, description="Put questions and the names of files into the server's log."
     )
@@ -309,6 +319,11 @@ class Settings(BaseSettings):
     def locks_folder(self) -> Path:
         """Where processes keep each other from doing the same at once."""
         return self.home / "locks"
+
+    @property
+    def jobs_folder(self) -> Path:
+        """Where running jobs keep what they have done so far."""
+        return self.home / "jobs"
 
     @property
     def indexes_folder(self) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import structlog
 import uvicorn
+from inline_jobs import InlineJobs
 from openai import OpenAI
 
 from api.app import application
@@ -66,7 +67,7 @@ def serving(home: Path, tracing: Tracing | None = None, **settings: Any) -> Iter
             cache_logger_on_first_use=False,
         )
     loaded = Settings(home=home, **settings)
-    app = application(build_rag(loaded), tracing)
+    app = application(build_rag(loaded), tracing, make_jobs=InlineJobs)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(

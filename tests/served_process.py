@@ -56,8 +56,9 @@ def serve_process(
         settings: Settings, as environment variables have them, without YOUJU_.
     """
     environment = {name: value for name, value in os.environ.items() if name[:6] != "YOUJU_"}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment |= {f"YOUJU_{name.upper()}": str(value) for name, value in settings.items()}
-    environment |= {"YOUJU_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment |= {"YOUJU_HOME": str(home), "PYTHONPATH": path}
     number = len(list(home.glob("serve-*.out")))
     out_file, log_file = home / f"serve-{number}.out", home / f"serve-{number}.log"
     command = [sys.executable, "-m", "youju", "serve", "--port", "0", *arguments]

@@ -58,7 +58,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Noted:
 
 @pytest.fixture
 def service(served_home: Path) -> Iterator[Service]:
-    rag = build_rag(Settings(home=served_home, ingest_worker=False))
+    rag = build_rag(Settings(home=served_home, jobs_in_server=False))
     made = Service(rag, Meters(CollectorRegistry()), NoTracing())
     yield made
     made.close()

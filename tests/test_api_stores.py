@@ -13,10 +13,10 @@ from filled import POLL_MS, parsed, upload
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from inline_jobs import InlineJobs
 from openai import BadRequestError, ConflictError, NotFoundError, OpenAI
 from served import Served, serving
 
-from ingest.uploaded import UploadIngestion
 from rag.store.database import Database
 from rag.store.vector_stores import VectorStores
 
@@ -303,14 +303,14 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open = threading.Semaphore(0)
         self.reached = threading.Semaphore(0)
-        gate, plain = self, UploadIngestion._ingest
+        gate, plain = self, InlineJobs.ingest
 
-        def gated(ingestion: Any, *given: Any) -> str:
+        def gated(jobs: Any, *given: Any) -> None:
             gate.reached.release()
             gate._open.acquire(timeout=20)
-            return plain(ingestion, *given)
+            plain(jobs, *given)
 
-        monkeypatch.setattr(UploadIngestion, "_ingest", gated)
+        monkeypatch.setattr(InlineJobs, "ingest", gated)
 
     def let(self, files: int = 1) -> None:
         self._open.release(files)

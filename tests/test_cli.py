@@ -469,7 +469,7 @@ def test_ctrl_c_says_that_it_can_go_on(run: Run, monkeypatch: pytest.MonkeyPatch
     def interrupted(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ingest.job.ingest_paths", interrupted)
+    monkeypatch.setattr("ingest.folder_job.ingest_durably", interrupted)
     assert_one_line(run("ingest", str(ROOT)), 130, "Stopped", "Run it again")
 
 

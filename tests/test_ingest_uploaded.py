@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from service_samples import check_lists_agree, count
-from sqlalchemy import text
+from sqlalchemy import update
 from upload_bench import Bench, moved, wait_until
 
-from ingest.job import (
-    delete_store,
-    ingest_paths,
-)
+from ingest.job import delete_store, ingest_paths
+from ingest.job_list import progress_of
+from ingest.spool import spools
 from rag.errors import ModelError, UnknownStore
 from rag.store.service_tables import StoreFileRow
 from rag.store.store_files import Entry
@@ -88,24 +83,7 @@ def test_a_bad_file_says_why_and_not_where(
     assert bench.reports == [(store.id, file, "failed", row.error_message)]
     db = bench.rag.db
     assert (count(db, DocumentRow), count(db, ChunkRow), count(db, StoreFileRow)) == (0, 0, 1)
-    assert bench.listed.claim("w", 20) is None
-
-
-def test_indexes_are_saved_after_work_and_not_while_nothing_is_done(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved: list[float] = []
-    monkeypatch.setattr(bench.opened, "save", lambda: saved.append(time.monotonic()))
-    store = bench.store()
-    bench.work.start()
-    wait_until(lambda: len(saved) == 1)
-    file = bench.put(store, "The pump needs oil.")
-    wait_until(lambda: bench.state(store, file).status == "completed")
-    wait_until(lambda: len(saved) == 2)
-    time.sleep(1)
-    bench.work.close()
-
-    assert len(saved) == 2
+    assert bench.listed.claim("w") is None
 
 
 def test_an_unexpected_fault_harms_no_other_file(bench: Bench, tmp_path: Path) -> None:
@@ -139,24 +117,59 @@ def test_a_fault_of_the_machine_leaves_the_file_waiting(bench: Bench) -> None:
 
     moved(bench)["oil"] = fail
     file = bench.put(store, "The pump needs oil.")
-    lost = bench.put(store, "Its bytes are gone.")
-    kept = bench.blobs.path(_sha256(bench, lost)).rename(bench.blobs._folder / "aside")
+    root = bench.rag.settings.jobs_folder
 
-    bench.drain()
-
-    for waiting in (file, lost):
-        row = bench.state(store, waiting)
+    for wait in (5, 10, 20):
+        bench.drain()
+        row = bench.state(store, file)
         assert (row.status, row.error_code, row.worker) == ("in_progress", None, None)
-        assert time.time() < row.worker_until <= time.time() + 10
-    assert [status for _, _, status, _ in bench.reports] == ["waiting", "waiting"]
+        assert wait - 2 < row.worker_until - time.time() <= wait
+        (progress,) = progress_of(root, [row]).values()
+        assert progress.phase == "waiting"
+        assert "model is missing" in str(progress.reason)
+        with bench.rag.db.write() as session:  # they go by
+            session.execute(update(StoreFileRow).values(worker_until=0))
+    assert [status for _, _, status, _ in bench.reports] == ["waiting"] * 3
     assert "model is missing" in bench.reports[0][3]
 
     moved(bench).clear()
-    kept.rename(bench.blobs.path(_sha256(bench, lost)))
-    with bench.rag.db.write() as session:  # ten seconds go by
-        session.execute(text("UPDATE store_files SET worker_until = 0"))
     bench.drain()
-    assert [bench.state(store, done).status for done in (file, lost)] == ["completed"] * 2
+    assert bench.state(store, file).status == "completed"
+    assert list(spools(root)) == []
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged"])
+def test_a_file_whose_bytes_are_gone_fails_and_says_so(bench: Bench, how: str) -> None:
+    store = bench.store()
+    bad = bench.put(store, "Its bytes are gone.")
+    good = bench.put(store, "The pump needs oil.")
+    path = bench.blobs.path(_sha256(bench, bad))
+    if how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(b"others")
+
+    bench.drain()
+
+    row = bench.state(store, bad)
+    assert (row.status, row.error_code) == ("failed", "server_error")
+    assert row.error_message == f"Its bytes are {how} on the server. Upload the file again."
+    assert bench.state(store, good).status == "completed"
+
+
+def test_all_blobs_gone_at_once_is_a_fault_of_the_machine(bench: Bench) -> None:
+    store = bench.store()
+    file = bench.put(store, "The pump needs oil.")
+    aside = bench.blobs._folder.rename(bench.blobs._folder.with_name("unmounted"))
+
+    bench.drain()
+    assert bench.state(store, file).status == "in_progress"
+
+    aside.rename(bench.blobs._folder)
+    with bench.rag.db.write() as session:
+        session.execute(update(StoreFileRow).values(worker_until=0))
+    bench.drain()
+    assert bench.state(store, file).status == "completed"
 
 
 def _sha256(bench: Bench, file_id: str) -> str:
@@ -172,7 +185,7 @@ def test_a_parser_that_cannot_be_started_leaves_the_file_waiting(bench: Bench) -
     file = bench.put(store, "The pump needs oil.")
 
     with ParserPool(command=[sys.executable, "-c", "raise SystemExit('no room')"]) as pool:
-        assert bench.work._next(pool)
+        assert bench.work.next(pool)
 
     row = bench.state(store, file)
     assert (row.status, row.error_code) == ("in_progress", None)
@@ -234,10 +247,11 @@ def test_what_is_given_up_while_it_is_ingested_leaves_nothing(bench: Bench, how:
 
     bench.drain()
 
-    assert [(entry, status) for _, entry, status, _ in bench.reports] == [
+    assert list(spools(bench.rag.settings.jobs_folder)) == []
+    assert {(entry, status) for _, entry, status, _ in bench.reports} == {
         (file, "cancelled"),
         (last, "completed"),
-    ]
+    }
     assert count(bench.rag.db, DocumentRow) == 1
     assert bench.found(other, "valve") == [last]
     check_lists_agree(bench.rag.db)
@@ -284,82 +298,3 @@ def test_two_processes_share_the_work(bench: Bench, tmp_path: Path) -> None:
     assert sorted(bench.found(store, "valve")) == ids
     check_lists_agree(bench.rag.db)
     other.rag.db.close()
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import ingest.uploaded
-from upload_bench import Bench, Moved
-
-def sleep():
-    print("embedding", flush=True)
-    time.sleep(120)
-
-ingest.uploaded.CLAIM_S = 1
-embedder = Moved()
-embedder.at["oil"] = sleep
-bench = Bench(Path({home!r}), embedder)
-bench.work.start()
-time.sleep(120)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX")
-def test_a_killed_process_loses_nothing(bench: Bench, tmp_path: Path) -> None:
-    store = bench.store()
-    ids = [
-        bench.put(store, content)
-        for content in ("The valve is blue.", "The pump needs oil.", "The seal is red.")
-    ]
-    code = KILLED.format(tests=str(PROJECT / "tests"), home=str(tmp_path / "home"))
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"embedding\n"
-    assert bench.state(store, ids[0]).status == "completed"
-    time.sleep(1.5)  # longer than its claim, which it keeps
-    assert bench.listed.claim("early", 0) is not None  # the third
-    row = bench.state(store, ids[1])
-    assert (row.status, row.worker is not None) == ("in_progress", True)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-
-    wait_until(bench.drain)
-
-    assert [bench.state(store, file).status for file in ids] == ["completed"] * 3
-    for word, file in zip(("valve", "pump", "seal"), ids, strict=True):
-        assert bench.found(store, word) == [file]
-    assert count(bench.rag.db, DocumentRow) == 3
-    check_lists_agree(bench.rag.db)
-
-
-def test_closing_gives_back_what_is_in_hand(bench: Bench) -> None:
-    store = bench.store()
-    go_on, started = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        started.set()
-        go_on.wait(60)
-
-    moved(bench)["oil"] = hang
-    file = bench.put(store, "The pump needs oil.")
-    bench.work.start()
-    assert started.wait(60)
-
-    bench.work.close(timeout_s=0.05)
-
-    row = bench.state(store, file)
-    assert (row.status, row.worker, row.worker_until) == ("in_progress", None, 0)
-    assert bench.listed.claim("next", 20) is not None
-    go_on.set()
-    wait_until(lambda: bool(bench.reports))
-    assert bench.reports == [(store.id, file, "cancelled", "")]  # the next one has it
-    assert store.documents() == []

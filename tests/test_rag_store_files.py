@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from service_samples import add_file, check_lists_agree, check_nothing_is_left, count, new_file
-from sqlalchemy import select, update
+from sqlalchemy import select
 from store_samples import DIM, live, log_of, new_document
 
 from rag.errors import AlreadyThere, CursorError, UnknownFile, UnknownStore
@@ -84,7 +83,7 @@ def test_a_file_is_put_in_ingested_and_taken_out(
     file = add_file(files, b"x")
     listed.add(store.id, [Entry(file.id, {"year": 2024, "新": True}, 100, 10)])
     assert listed.waiting() == 1
-    claimed = listed.claim("w", 20)
+    claimed = listed.claim("w")
     assert claimed is not None
     entry, found = claimed
     assert (entry.store_id, entry.file_id, found.sha256) == (store.id, file.id, file.sha256)
@@ -116,7 +115,7 @@ def test_one_file_in_two_stores_leaves_one_at_a_time(
     file = add_file(files, b"x")
     for store in (one, two):
         listed.add(store.id, [Entry(file.id)])
-        assert listed.claim("w", 20) is not None
+        assert listed.claim("w") is not None
         assert commit(store, file.id, "w")
 
     assert one.remove_file(file.id)
@@ -135,7 +134,7 @@ def test_putting_in_twice_changes_the_attributes_only(
     (file,) = add_rows(db, 1)
     listed.add(store.id, [Entry(file, {"a": 1}), Entry(file, {"a": 2})])
     assert listed.counts([store.id]) == {store.id: Counts(in_progress=1)}
-    assert listed.claim("w", 20) is not None
+    assert listed.claim("w") is not None
     assert commit(store, file, "w")
 
     listed.add(store.id, [Entry(file)])
@@ -146,7 +145,7 @@ def test_putting_in_twice_changes_the_attributes_only(
 
     again = state(listed, store, file)
     assert (again.status, again.attributes, again.chunk_tokens) == ("completed", {"b": "x"}, None)
-    assert listed.claim("w", 20) is None
+    assert listed.claim("w") is None
     listed.set_attributes(store.id, file, {})
     assert listed.attributes(store.id) == {file: {}}
 
@@ -154,20 +153,20 @@ def test_putting_in_twice_changes_the_attributes_only(
 def test_a_failed_file_is_tried_again(db: Database, listed: StoreFiles, store: Store) -> None:
     (file,) = add_rows(db, 1)
     listed.add(store.id, [Entry(file)])
-    claimed = listed.claim("w", 20)
+    claimed = listed.claim("w")
     assert claimed is not None
     listed.fail(claimed[0], "invalid_file", "It is damaged.")
     failed = state(listed, store, file)
     assert (failed.status, failed.error_code) == ("failed", "invalid_file")
     assert (failed.error_message, failed.worker) == ("It is damaged.", None)
-    assert listed.claim("w", 20) is None
+    assert listed.claim("w") is None
 
     listed.add(store.id, [Entry(file, chunk_tokens=64)])
 
     again = state(listed, store, file)
     assert (again.status, again.error_code, again.error_message) == ("in_progress", None, None)
     assert again.chunk_tokens == 64
-    assert listed.claim("w", 20) is not None
+    assert listed.claim("w") is not None
 
 
 def test_what_is_not_there_cannot_be_put_in(db: Database, listed: StoreFiles, store: Store) -> None:
@@ -197,10 +196,10 @@ def test_pages_and_counts(db: Database, listed: StoreFiles, store: Store) -> Non
     batch = listed.new_batch(store.id)
     listed.add(store.id, [Entry(file) for file in ids[:2]])
     listed.add(store.id, [Entry(file) for file in ids[2:]], batch.id)
-    claimed = listed.claim("w", 20)
+    claimed = listed.claim("w")
     assert claimed is not None
     listed.fail(claimed[0], "server_error", "x")
-    assert listed.claim("w", 20) is not None
+    assert listed.claim("w") is not None
     assert commit(store, ids[1], "w")
 
     def ids_of(part: Slice, **only: str | None) -> list[str]:
@@ -229,11 +228,11 @@ def test_a_batch_is_given_up_but_for_what_is_done(
     batch = listed.new_batch(store.id)
     listed.add(store.id, [Entry(ids[0])])
     listed.add(store.id, [Entry(file) for file in ids[1:]], batch.id)
-    assert listed.claim("w", 20) is not None
+    assert listed.claim("w") is not None
     assert commit(store, ids[0], "w")
-    assert listed.claim("w", 20) is not None
+    assert listed.claim("w") is not None
     assert commit(store, ids[1], "w")
-    assert listed.claim("w", 20) is not None  # the last one is in hand
+    assert listed.claim("w") is not None  # the last one is in hand
 
     listed.cancel_batch(batch.id)
 
@@ -266,7 +265,7 @@ def test_many_workers_never_get_the_same_file(
     def work(place: int) -> None:
         mine = StoreFiles(others[place % 2])
         ready.wait(30)
-        while claimed := mine.claim(f"w{place}", 20):
+        while claimed := mine.claim(f"w{place}"):
             got[place].append(claimed[1].id)
             mine.fail(claimed[0], "server_error", f"w{place}")
 
@@ -285,23 +284,23 @@ def test_many_workers_never_get_the_same_file(
     assert said == {file: f"w{place}" for place, part in enumerate(got) for file in part}
 
 
-def test_a_claim_runs_out_unless_it_is_kept(db: Database, listed: StoreFiles, store: Store) -> None:
+def test_a_claim_stays_until_it_is_given_back(
+    db: Database, listed: StoreFiles, store: Store
+) -> None:
     (file,) = add_rows(db, 1)
     listed.add(store.id, [Entry(file)])
+    assert listed.claimed() == []
 
-    assert listed.claim("dead", 10) is not None
-    assert listed.claim("next", 20) is None
-    listed.extend("dead", 20)
-    with db.write() as session:  # eleven seconds go by
-        session.execute(update(StoreFileRow).values(worker_until=StoreFileRow.worker_until - 11))
-    assert listed.claim("next", 20) is None
+    assert listed.claim("dead") is not None
+    assert listed.claim("next") is None
+    (row,) = listed.claimed()
+    assert (row.file_id, row.worker) == (file, "dead")
+    listed.release(row)
 
-    listed.extend("dead", 0)
-    assert listed.claim("next", 20) is not None
-    listed.extend("dead", 1000)
-    row = state(listed, store, file)
-    assert row.worker == "next"
-    assert row.worker_until <= time.time() + 20
+    assert listed.claimed() == []
+    assert listed.claim("next") is not None
+    listed.release(row)  # it is not his any more
+    assert state(listed, store, file).worker == "next"
 
 
 def test_a_worker_that_lost_its_claim_changes_nothing(
@@ -309,13 +308,13 @@ def test_a_worker_that_lost_its_claim_changes_nothing(
 ) -> None:
     (file,) = add_rows(db, 1)
     listed.add(store.id, [Entry(file)])
-    slow = listed.claim("slow", 0)
+    slow = listed.claim("slow")
     assert slow is not None
-    assert listed.claim("quick", 20) is not None
+    listed.release(slow[0])
+    assert listed.claim("quick") is not None
 
     listed.fail(slow[0], "server_error", "too late")
     listed.postpone(slow[0], 0)
-    listed.release("slow")
     assert not commit(store, file, "slow")
 
     row = state(listed, store, file)
@@ -330,46 +329,60 @@ def test_a_file_put_in_anew_is_not_completed_by_who_had_the_old_one(
 ) -> None:
     (file,) = add_rows(db, 1)
     listed.add(store.id, [Entry(file, chunk_tokens=100)])
-    assert listed.claim("w", 20) is not None
+    assert listed.claim("w") is not None
     store.remove_file(file)
     listed.add(store.id, [Entry(file, chunk_tokens=500)])
 
     assert not commit(store, file, "w")
 
-    claimed = listed.claim("w", 20)
+    claimed = listed.claim("w")
     assert claimed is not None
     assert claimed[0].chunk_tokens == 500
 
 
-def test_a_worker_gets_again_what_it_left_lying(
-    db: Database, listed: StoreFiles, store: Store
-) -> None:
+def test_those_put_in_one_by_one_go_first(db: Database, listed: StoreFiles, store: Store) -> None:
+    ids = add_rows(db, 4)
+    batch = listed.new_batch(store.id)
+    listed.add(store.id, [Entry(file) for file in ids[:2]], batch.id)
+    listed.add(store.id, [Entry(file) for file in ids[2:]])
+
+    order = [*ids[2:], *ids[:2]]
+    assert [row.file_id for row in listed.unfinished()] == order
+    claimed = [listed.claim(f"w{number}") for number in range(4)]
+    assert [one[1].id for one in claimed if one] == order
+    assert listed.claim("w") is None
+
+
+def test_one_file_is_given_up(db: Database, listed: StoreFiles, store: Store) -> None:
     ids = add_rows(db, 2)
     listed.add(store.id, [Entry(file) for file in ids])
-    first = listed.claim("w", 1000)
-    second = listed.claim("w", 1000)
+    claimed = listed.claim("w")
+    assert claimed is not None
 
-    assert first is not None
-    assert second is not None
-    assert first[1].id == second[1].id == ids[0]
+    assert listed.cancel(store.id, ids[0])
+    assert not listed.cancel(store.id, ids[0])
+    assert not commit(store, ids[0], "w")
+
+    assert state(listed, store, ids[0]).status == "cancelled"
+    assert state(listed, store, ids[1]).status == "in_progress"
 
 
 def test_files_are_given_back(db: Database, listed: StoreFiles, store: Store) -> None:
     ids = add_rows(db, 2)
     listed.add(store.id, [Entry(file) for file in ids])
-    first = listed.claim("w", 1000)
+    first = listed.claim("w")
     assert first is not None
     listed.postpone(first[0], 1000)
-    second = listed.claim("w", 1000)
+    second = listed.claim("w")
     assert second is not None
     assert second[1].id == ids[1]
 
-    listed.release("w")
+    listed.release(second[0])
 
-    third = listed.claim("other", 1000)
+    third = listed.claim("other")
     assert third is not None
     assert third[1].id == ids[1]
-    assert listed.claim("x", 1000) is None  # the first one waits until its time has come
+    assert listed.claim("x") is None  # the first one waits until its time has come
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled", "taken out", "file deleted"])
@@ -379,7 +392,7 @@ def test_what_is_given_up_while_it_is_ingested_leaves_nothing(
     file = add_file(files, b"x")
     batch = listed.new_batch(store.id)
     listed.add(store.id, [Entry(file.id)], batch.id)
-    claimed = listed.claim("w", 20)
+    claimed = listed.claim("w")
     assert claimed is not None
     if how == "failed":
         listed.fail(claimed[0], "server_error", "x")
@@ -400,7 +413,7 @@ def test_a_store_deleted_while_it_is_ingested_leaves_nothing(
 ) -> None:
     (file,) = add_rows(db, 1)
     listed.add(store.id, [Entry(file)])
-    assert listed.claim("w", 20) is not None
+    assert listed.claim("w") is not None
     VectorStores(db).delete(store.id)
 
     with pytest.raises(UnknownStore, match="has been deleted"):
@@ -481,7 +494,7 @@ def test_a_file_name_in_a_store_gives_way_to_one_that_is_there(
             incoming.write(content)
             file = files.add(new_file(name="a.txt"), incoming)
         listed.add(store.id, [Entry(file.id)])
-        assert listed.claim("w", 20) is not None
+        assert listed.claim("w") is not None
         assert commit(store, file.id, "w")
 
     assert [info.name for info in store.documents()] == ["a (2).txt", "a (3).txt", "a.txt"]

@@ -64,7 +64,7 @@ class World:
             batch = self.listed.new_batch(store.id)
             self.listed.add(store.id, [Entry(file)], batch.id)
         elif action == "claim":
-            claimed = self.listed.claim(worker, 0 if version == 1 else 20)
+            claimed = self.listed.claim(worker)
             self.hands[which] = claimed[0] if claimed else None
         elif action == "commit" and hand is not None and self.stores.find(hand.store_id):
             new = new_document("a.txt", version)

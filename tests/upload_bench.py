@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from inline_jobs import InlineJobs
 from service_samples import add_file
 
 from ingest.job import make_chunker, make_parsers
-from ingest.uploaded import UploadIngestion
 from rag.build import Rag
 from rag.config import Settings
 from rag.opened import OpenStores
@@ -52,7 +52,7 @@ class Bench:
         self.listed = StoreFiles(self.rag.db)
         self.opened = OpenStores(self.rag)
         self.reports: list[tuple[str, str, str, str]] = []
-        self.work = UploadIngestion(self.rag, self.opened, self.blobs, report=self._report)
+        self.work = InlineJobs(self.rag, report=self._report)
 
     def _report(self, store: str, file: str, status: str, seconds: float, message: str) -> None:
         assert seconds >= 0
@@ -74,7 +74,7 @@ class Bench:
     def drain(self) -> bool:
         """Ingest everything that waits, with one parser; return whether nothing waits any more."""
         with make_parsers(self.rag) as pool:
-            while self.work._next(pool):
+            while self.work.next(pool):
                 pass
         return self.listed.waiting() == 0
 

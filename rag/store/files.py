@@ -146,6 +146,13 @@ class Files:
             session.expunge(row)
             return row
 
+    def find(self, file_id: str) -> FileRow | None:
+        """Return a file of any project, expired or not, or None."""
+        with self._db.read() as session:
+            row = session.get(FileRow, file_id)
+            session.expunge_all()
+            return row
+
     def page(self, project_id: str, part: Slice, purpose: str | None = None) -> Page[FileRow]:
         """Return a page of a project's files.
 

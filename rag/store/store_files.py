@@ -1,8 +1,8 @@
 """The list of files of each store: put in, taken out, counted, ingested by one worker at a time.
 
-A file that is `in_progress` is work to be done. A worker claims it for a while and keeps the claim
-fresh; when it dies, the claim runs out and another takes over. So nothing that was accepted is
-forgotten, and each list entry is its own record of what became of it.
+A file that is `in_progress` is work to be done. A worker claims it under a name of its own; whether
+it still lives is for ingest.executors to say, and another takes over then. So nothing that was
+accepted is forgotten, and each list entry is its own record of what became of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Select, Update, func, or_, select, update
+from sqlalchemy import Select, Update, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -252,17 +252,23 @@ class StoreFiles:
 
     # -- work ----------------------------------------------------------------------------------
 
-    def claim(self, worker: str, seconds: int) -> tuple[StoreFileRow, FileRow] | None:
-        """Take the oldest file that waits, for so many seconds; None if none does.
+    def claim(self, worker: str) -> tuple[StoreFileRow, FileRow] | None:
+        """Take the file that is next; None if none waits.
 
-        A worker has one file in hand: what it had claimed before waits again.
+        First those that were put in one by one, then those of batches; the oldest first.
+
+        Args:
+            worker: Who has it from now on, 1 to 40 characters: nobody else may have that name.
         """
-        now = int(time.time())
         row = StoreFileRow
         waiting = (
             select(row)
-            .where(row.status == "in_progress", or_(row.worker_until <= now, row.worker == worker))
-            .order_by(row.created_at, row.file_id)
+            .where(
+                row.status == "in_progress",
+                row.worker.is_(None),
+                row.worker_until <= int(time.time()),
+            )
+            .order_by(row.batch_id.is_not(None), row.created_at, row.file_id)
             .limit(1)
         )
         with self._db.read() as session:  # most often there is none: no need to lock for that
@@ -272,20 +278,20 @@ class StoreFiles:
             found = session.scalar(waiting.with_for_update(skip_locked=True))
             if found is None:
                 return None
-            found.worker, found.worker_until = worker, now + seconds
+            found.worker = worker
             file = session.get(FileRow, found.file_id)
             session.flush()
             session.expunge_all()
             return None if file is None else (found, file)
 
-    def extend(self, worker: str, seconds: int) -> None:
-        """Keep what a worker has claimed for so many seconds more."""
-        with self._db.write() as session:
-            session.execute(
-                update(StoreFileRow)
-                .where(StoreFileRow.worker == worker, StoreFileRow.status == "in_progress")
-                .values(worker_until=int(time.time()) + seconds)
-            )
+    def claimed(self) -> list[StoreFileRow]:
+        """Return the files that somebody has claimed and not finished."""
+        row = StoreFileRow
+        query = select(row).where(row.status == "in_progress", row.worker.is_not(None))
+        with self._db.read() as session:
+            found = list(session.scalars(query))
+            session.expunge_all()
+            return found
 
     def fail(self, claimed: StoreFileRow, code: ErrorCode, message: str) -> None:
         """Record that a file cannot be ingested, unless it is not its worker's any more."""
@@ -298,20 +304,44 @@ class StoreFiles:
 
     def postpone(self, claimed: StoreFileRow, seconds: int) -> None:
         """Give a claimed file back, not to be taken again for so many seconds."""
-        until = int(time.time()) + seconds
+        until = int(time.time()) + seconds if seconds else 0
         with self._db.write() as session:
             session.execute(_update_claimed(claimed).values(worker=None, worker_until=until))
 
+    def release(self, claimed: StoreFileRow) -> None:
+        """Give a claimed file back, to be taken again at once."""
+        self.postpone(claimed, 0)
+
     @retried
-    def release(self, worker: str) -> None:
-        """Give back what a worker has claimed and not finished."""
+    def cancel(self, store_id: str, file_id: str) -> bool:
+        """Give up a file that is not completed; return whether it was waiting or in hand."""
         row = StoreFileRow
         with self._db.write() as session:
-            session.execute(
+            changed = session.execute(
                 update(row)
-                .where(row.worker == worker, row.status == "in_progress")
-                .values(worker=None, worker_until=0)
+                .where(
+                    row.store_id == store_id,
+                    row.file_id == file_id,
+                    row.status == "in_progress",
+                )
+                .values(status="cancelled", worker=None)
+                .returning(row.file_id)
             )
+            return changed.first() is not None
+
+    def unfinished(self, limit: int = 1000) -> list[StoreFileRow]:
+        """Return files that are still to be ingested, in the order in which they are taken."""
+        row = StoreFileRow
+        query = (
+            select(row)
+            .where(row.status == "in_progress")
+            .order_by(row.batch_id.is_not(None), row.created_at, row.file_id)
+            .limit(limit)
+        )
+        with self._db.read() as session:
+            found = list(session.scalars(query))
+            session.expunge_all()
+            return found
 
     def waiting(self) -> int:
         """Return how many files are still to be ingested."""
