@@ -1,12 +1,9 @@
-"""File batches: each counts its own files, also those that another batch put in, too."""
+"""Batches of files, each of which counts its own, and the claims of those that ingest them."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from service_samples import add_file, count
 from store_samples import DIM
 
@@ -19,14 +16,6 @@ from rag.store.service_tables import BatchFileRow
 from rag.store.store_files import Counts, Entry, StoreFiles
 from rag.store.tables import DEFAULT_PROJECT
 from rag.store.vector_stores import Maker, NewStore, VectorStores
-
-
-@pytest.fixture
-def db(tmp_path: Path, empty_database: Path) -> Iterator[Database]:
-    shutil.copy(empty_database, tmp_path)
-    opened = Database(f"sqlite:///{tmp_path / 'youju.db'}")
-    yield opened
-    opened.close()
 
 
 def test_a_file_may_be_in_several_batches(db: Database, tmp_path: Path) -> None:
@@ -57,3 +46,23 @@ def test_a_file_may_be_in_several_batches(db: Database, tmp_path: Path) -> None:
 
     Catalog(db).delete(row.name)
     assert count(db, BatchFileRow) == 0
+
+
+def test_a_claim_stays_until_it_is_given_back(db: Database, tmp_path: Path) -> None:
+    stores, listed, files = VectorStores(db), StoreFiles(db), Files(db, Blobs(tmp_path / "blobs"))
+    store = stores.create(DEFAULT_PROJECT, NewStore(), Maker("e1", DIM, "c1"))
+    file = add_file(files, b"text").id
+    listed.add(store.id, [Entry(file)])
+    assert listed.claimed() == []
+
+    assert listed.claim("dead") is not None
+    assert listed.claim("next") is None
+    (row,) = listed.claimed()
+    assert (row.file_id, row.worker) == (file, "dead")
+    listed.release(row)
+
+    assert listed.claimed() == []
+    assert listed.claim("next") is not None
+    listed.release(row)  # it is not his any more
+    (row,) = listed.claimed()
+    assert row.worker == "next"

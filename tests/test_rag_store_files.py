@@ -284,25 +284,6 @@ def test_many_workers_never_get_the_same_file(
     assert said == {file: f"w{place}" for place, part in enumerate(got) for file in part}
 
 
-def test_a_claim_stays_until_it_is_given_back(
-    db: Database, listed: StoreFiles, store: Store
-) -> None:
-    (file,) = add_rows(db, 1)
-    listed.add(store.id, [Entry(file)])
-    assert listed.claimed() == []
-
-    assert listed.claim("dead") is not None
-    assert listed.claim("next") is None
-    (row,) = listed.claimed()
-    assert (row.file_id, row.worker) == (file, "dead")
-    listed.release(row)
-
-    assert listed.claimed() == []
-    assert listed.claim("next") is not None
-    listed.release(row)  # it is not his any more
-    assert state(listed, store, file).worker == "next"
-
-
 def test_a_worker_that_lost_its_claim_changes_nothing(
     db: Database, listed: StoreFiles, store: Store
 ) -> None:
