@@ -157,7 +157,14 @@ class Worker:
                 Spool(self._root, job_id).inherit(spool)
         with self._lock:
             self._active[job_id] = str(row.worker)
-        self._executor.start(job_id, FILE, row.store_id, row.file_id, row.worker)
+        begun = False
+        try:
+            self._executor.start(job_id, FILE, row.store_id, row.file_id, row.worker)
+            begun = True
+        finally:
+            if not begun:  # the claim is given back at the next look around
+                with self._lock:
+                    self._active.pop(job_id, None)
 
     def _abandoned(self, spool: Spool) -> bool:
         owner = spool.owner()

@@ -12,6 +12,7 @@ from ingest.file_job import FileClaim, FileIngestion, Report, Result
 from ingest.job import make_parsers
 from ingest.jobs import file_base
 from rag.build import Rag
+from rag.errors import YoujuError
 from rag.store.store_files import StoreFiles
 
 
@@ -75,6 +76,10 @@ class InlineJobs:
     def _run(self) -> None:
         with make_parsers(self._rag) as pool:
             while not self.stop.is_set():
-                if not self.next(pool):
+                try:
+                    worked = self.next(pool)
+                except YoujuError:  # the database cannot be used now
+                    worked = False
+                if not worked:
                     self._bell.wait(0.1)
                     self._bell.clear()
