@@ -86,6 +86,7 @@ def test_it_starts_when_needed_and_comes_again_when_it_dies(home: Path) -> None:
     _until(lambda: _children(served) == [], 10)
 
 
+@pytest.mark.slow
 def test_killed_servers_take_it_along_and_lose_nothing(home: Path) -> None:
     files: list[str] = []
     store = ""

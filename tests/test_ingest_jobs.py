@@ -133,6 +133,7 @@ def test_what_was_parsed_and_embedded_is_not_done_again(bench: Bench, home: Path
     check_nothing_is_astray(bench, store, [file])
 
 
+@pytest.mark.slow
 def test_asked_to_end_it_puts_its_files_down_and_no_file_is_blamed(
     bench: Bench, home: Path
 ) -> None:
