@@ -18,10 +18,10 @@ from typing import IO, Any, cast
 from filelock import FileLock, Timeout
 from pydantic import SecretStr
 
+from api.faults import told
 from api.observing import log
 from ingest.file_job import Report
 from rag.config import Settings
-from rag.errors import YoujuError
 
 LOOK_S = 1.0
 """Seconds between two looks for something to do, when nobody has rung."""
@@ -82,13 +82,15 @@ class JobChild:
             try:
                 if not self._wanted() or not self._mine():
                     continue
-            except (YoujuError, OSError) as error:  # the database cannot be used now
-                log.error("jobs", reason=str(error))
+            except Exception as error:  # noqa: BLE001  one fault must not end all ingestion
+                log.error("jobs", reason=told(error))
                 self._stop.wait(LOOK_S)
                 continue
             begin = time.monotonic()
             try:
                 self._watch(self._spawn(), rung)
+            except OSError as error:  # no process or no memory to be had
+                log.error("jobs", reason=told(error))
             finally:
                 self._lock.release()
             if not self._stop.is_set():

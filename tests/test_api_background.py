@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from wire import until
 
+import api.job_child
 import api.service
 import api.upkeep
 from api.faults import told
@@ -179,3 +180,27 @@ def test_what_is_told_of_a_fault() -> None:
     with pytest.raises(KeyError) as caught:
         _ = dict[str, str]()[SECRET]
     assert told(caught.value).startswith("unexpected KeyError at test_api_background.py:")
+
+
+@pytest.mark.parametrize("error", [RuntimeError(SECRET), StorageError("The disk is full.")])
+def test_the_search_for_jobs_goes_on_after_any_fault(
+    served_home: Path, monkeypatch: pytest.MonkeyPatch, noted: Noted, error: Exception
+) -> None:
+    monkeypatch.setattr(api.job_child, "log", noted)
+    monkeypatch.setattr(api.job_child, "LOOK_S", 0.01)
+    looked: list[int] = []
+
+    def wanted() -> bool:
+        looked.append(1)
+        if len(looked) == 1:
+            raise error
+        return False
+
+    child = api.job_child.JobChild(Settings(home=served_home), wanted, lambda *_: None)
+    child.start()
+    try:
+        until(lambda: len(looked) > 2)
+    finally:
+        child.close()
+    assert SECRET not in str(noted.lines)
+    assert noted.lines
