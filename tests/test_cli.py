@@ -384,6 +384,7 @@ def test_a_locked_database_is_one_line(
     assert run("ingest", str(tmp_path / "a.txt")).status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists() or os.name != "posix", reason="needs POSIX")
 def test_a_disk_that_fills_up_is_one_line_and_nothing_is_lost(
     home: Path, tmp_path: Path, run: Run

@@ -128,6 +128,7 @@ def test_what_was_parsed_and_embedded_is_not_done_again(bench: Bench, home: Path
     )
     with worker(home, more=refuse):
         wait_until(lambda: bench.state(store, file).status != "in_progress")
+        wait_until(lambda: not list(spools(bench.rag.settings.jobs_folder)))
 
     assert bench.state(store, file).status == "completed", bench.state(store, file).error_message
     check_nothing_is_astray(bench, store, [file])

@@ -181,6 +181,7 @@ def test_moved_rows_leave_no_copies(tmp_path: Path) -> None:
     db.close()
 
 
+@pytest.mark.slow
 def test_a_reader_that_stays_puts_it_off(bench: Bench, folder: Path) -> None:
     home = bench.rag.settings.home
     with closing(sqlite3.connect(home / "youju.db", isolation_level=None)) as reader:

@@ -280,6 +280,7 @@ def test_the_conversations_are_well_formed() -> None:
         assert row["answers"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["tuned", "held-out"])
 def test_condensing_finds_the_answers_that_follow_ups_ask_for(
     samples_home: Path, part: str
