@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
 from pathlib import Path
 
 import youju
+from ingest.job import make_chunker
+from rag.build import build_rag
+from rag.config import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = "samples"
@@ -27,9 +31,22 @@ def command(*arguments: str) -> None:
         sys.exit(status)
 
 
+def made_by_another_version() -> bool:
+    """Whether the store is there already, cut up or embedded otherwise than now."""
+    rag = build_rag(load_settings().settings)
+    with contextlib.closing(rag.db):
+        store = rag.catalog.find(STORE)
+        return store is not None and (store.chunker, store.embedder) != (
+            make_chunker(rag).fingerprint,
+            rag.embedder.fingerprint,
+        )
+
+
 def main() -> None:
     """Run the demonstration, all in one process: starting one takes longer than answering."""
     os.chdir(ROOT)
+    if made_by_another_version():
+        command("reindex", "--store", STORE)
     command("ingest", "samples/corpus", "--store", STORE, "--prune")
     for question in QUESTIONS:
         command("ask", question, "--store", STORE)

@@ -14,6 +14,10 @@ from types import ModuleType
 import pytest
 from served import Served
 
+from ingest.job import ingest_paths
+from rag.build import build_rag
+from rag.config import Settings
+
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ["README.md", "README.zh.md"]
 
@@ -81,6 +85,9 @@ def test_the_readme_client_runs(
 
 
 def test_the_demonstration_answers_three_questions_and_refuses_the_fourth(home: Path) -> None:
+    older = build_rag(Settings(home=home, chunk_tokens=100))  # an earlier version's store
+    ingest_paths(older, "samples", [ROOT / "samples/corpus/hr"])
+    older.db.close()
     done = subprocess.run(
         [sys.executable, str(ROOT / "samples/demo.py")],
         env={**os.environ, "YOUJU_HOME": str(home), "PYTHONPATH": str(ROOT)},
@@ -90,6 +97,7 @@ def test_the_demonstration_answers_three_questions_and_refuses_the_fourth(home: 
     )
     assert done.returncode == 0, done.stderr
     _, *answers = re.split(r"^\$ \.venv/bin/youju ask .*$", done.stdout, flags=re.M)
+    assert "youju reindex --store samples" in done.stdout
     assert len(answers) == 4
     assert all(re.search(r"^\[1\] .*, characters \d+-\d+$", a, re.M) for a in answers[:3])
     assert "The documents hold no answer to this question." in answers[3]
