@@ -1,8 +1,8 @@
 """Searches of requests that arrive together, done together.
 
-While batches are being searched, further searches gather; they are the next batch. So nobody waits
-for company when alone, and with many clients the query embedder reads many queries at once, and
-the database is asked once for all of them.
+While a batch is being searched, further searches gather for a few milliseconds; they are the next
+batch. So nobody waits for company when alone, and with many clients the query embedder reads many
+queries at once, and the database is asked once for all of them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ MOST = 16
 
 LANES = 2
 """Batches at once: while one is being embedded, the other is looked up."""
+
+GATHER_S = 0.01
+"""How long, s, a batch waits for company while another runs: those who are answered together ask
+again together, and one by one each would cost the embedder twice as much."""
 
 Attributes: TypeAlias = dict[str, bool | int | float | str]
 Test: TypeAlias = Callable[[Mapping[str, Any]], bool]
@@ -115,6 +119,8 @@ class SearchBatcher:
 
     async def _drain(self) -> None:
         while self._waiting:
+            if len(self._lanes) > 1 and len(self._waiting) < MOST:
+                await asyncio.sleep(GATHER_S)
             batch = [job for job in self._waiting[:MOST] if not job[1].done()]
             del self._waiting[:MOST]
             if batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -63,7 +62,7 @@ def serving(home: Path, tracing: Tracing | None = None, **settings: Any) -> Iter
     if not structlog.is_configured():  # a test that reads the log runs a server of its own
         structlog.configure(
             processors=[structlog.processors.KeyValueRenderer()],
-            logger_factory=structlog.PrintLoggerFactory(Path(os.devnull).open("w")),
+            logger_factory=structlog.ReturnLoggerFactory(),
             cache_logger_on_first_use=False,
         )
     loaded = Settings(home=home, **settings)

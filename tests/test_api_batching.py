@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import threading
@@ -85,6 +86,32 @@ def bench(tmp_path: Path, empty_database: Path) -> Iterator[Bench]:
 def _search(bench: Bench, *searches: Search) -> list[Found | Exception]:
     batcher = SearchBatcher(bench.rag, bench.opened, Meters(CollectorRegistry()), NoTracing())
     return batcher._search(searches)
+
+
+async def _come_one_by_one(batcher: SearchBatcher, release: threading.Event) -> None:
+    search = Search("p", "s", "How heavy?", 1)
+    waiting = [asyncio.ensure_future(batcher.search(search))]
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+        waiting.append(asyncio.ensure_future(batcher.search(search)))
+    await asyncio.sleep(0.1)
+    release.set()
+    await asyncio.gather(*waiting)
+
+
+def test_searches_gather_while_one_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.batching.GATHER_S", 0.05)
+    batcher = SearchBatcher(bench.rag, bench.opened, Meters(CollectorRegistry()), NoTracing())
+    release, sizes = threading.Event(), []
+
+    def search(searches: Sequence[Search]) -> list[Found | Exception]:
+        sizes.append(len(searches))
+        release.wait(10)
+        return [Found([], {}, {})] * len(searches)
+
+    monkeypatch.setattr(batcher, "_search", search)
+    asyncio.run(_come_one_by_one(batcher, release))
+    assert sizes == [1, 5]
 
 
 def test_what_is_found_is_told_though_its_use_cannot_be_recorded(
