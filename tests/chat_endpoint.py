@@ -85,7 +85,7 @@ class Endpoint:
 def listening() -> Iterator[Endpoint]:
     """Run an endpoint for the length of a `with` block."""
     made = Endpoint()
-    thread = threading.Thread(target=made.server.serve_forever)
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield made

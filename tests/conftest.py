@@ -49,10 +49,14 @@ def _shared(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def converted_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the packaged model as OpenVINO wants it, converted once for all tests."""
+    """A folder with the packaged model as OpenVINO wants it, converted once for all tests.
+
+    Processes that test side by side share it: whoever comes second waits until it is there.
+    """
     from rag.embed.openvino import OpenVinoEmbedder
 
-    folder = tmp_path_factory.mktemp("models")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models"
     OpenVinoEmbedder(folder).prepare()
     return folder
 

@@ -119,6 +119,7 @@ def test_servers_and_their_workers_have_one_between_them(home: Path) -> None:
             assert len(_children(pair)) == 1
 
 
+@pytest.mark.slow
 def test_without_it_a_worker_of_ones_own_does_the_work(home: Path) -> None:
     with serve_process(home, ready=False, jobs_in_server=False) as served, served.http() as http:
         store = http.post("/v1/vector_stores", json={"name": "s"}).json()["id"]

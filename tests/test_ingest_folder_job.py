@@ -91,6 +91,7 @@ def test_the_next_ingest_finishes_it_first_and_says_so(
     assert b"corpus" not in (home / "jobs.db").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_again_goes_on(home: Path, corpus: Path, run: Run) -> None:
     _killed_midway(home, corpus)
 

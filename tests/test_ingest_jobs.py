@@ -58,7 +58,7 @@ def put_many(bench: Bench, store: Store, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kills", "files"), [(3, 24), pytest.param(50, 300, marks=pytest.mark.slow)]
+    ("kills", "files"), [(2, 16), pytest.param(50, 300, marks=pytest.mark.slow)]
 )
 def test_workers_killed_at_any_moment_lose_and_double_nothing(
     bench: Bench, home: Path, kills: int, files: int
@@ -186,7 +186,7 @@ def _slot_of(home: Path, pid: int, bench: Bench) -> str:
     return "none"
 
 
-@pytest.mark.parametrize("how", ["deleted", "damaged"])
+@pytest.mark.parametrize("how", [pytest.param("deleted", marks=pytest.mark.slow), "damaged"])
 def test_the_job_database_can_be_lost(bench: Bench, home: Path, how: str) -> None:
     store = bench.store()
     stuck = bench.put(store, "It takes forever.")
@@ -211,7 +211,7 @@ def _lose(home: Path, how: str) -> None:
         path.unlink() if how == "deleted" else path.write_bytes(b"no database " * 1000)
 
 
-@pytest.mark.parametrize("change", ["steps", "version"])
+@pytest.mark.parametrize("change", [pytest.param("steps", marks=pytest.mark.slow), "version"])
 def test_jobs_of_another_version_of_the_program_go_on(
     bench: Bench, home: Path, change: str
 ) -> None:

@@ -185,7 +185,7 @@ def test_a_second_sync_says_so_and_a_killed_one_is_in_nobody_s_way(
 
 @posix
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("wanted", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wanted", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_killed_sync_is_finished_by_the_next(
     home: Path, folder: Path, processes: list[Process], run: Run, wanted: int
 ) -> None:

@@ -296,7 +296,10 @@ def _uploaded(served: Served) -> tuple[str, str]:
     return store.id, file.id
 
 
-@pytest.mark.parametrize("how", ["file", "store and file", "from the store, then the file"])
+_SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("file", "store and file")]
+
+
+@pytest.mark.parametrize("how", [*_SLOW, "from the store, then the file"])
 def test_a_live_server(served: Served, how: str) -> None:
     client = served.client()
     store, file = _uploaded(served)
@@ -335,6 +338,7 @@ def _uploaded_kept(served: Served) -> tuple[str, str]:
     return store.id, file.id
 
 
+@pytest.mark.slow
 def test_deletion_reaches_every_process_within_two_seconds(served: Served) -> None:
     """The server sees what a command deletes, a command what the server deletes."""
     client = served.client()
