@@ -37,6 +37,8 @@ COMMANDS = [
     ["eval", "retrieval"],
     ["eval", "answers"],
     ["eval", "refusal"],
+    ["eval", "make"],
+    ["eval", "accept"],
     ["glm", "inspect"],
     ["glm", "convert"],
     ["glm", "quantize"],

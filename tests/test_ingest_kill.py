@@ -102,7 +102,7 @@ def test_a_killed_ingest_loses_and_doubles_nothing(
     whole = time.monotonic() - begin
     moments = random.Random(2026)
     kills = 0
-    for seed in range(1, 3 * wanted):
+    for seed in range(1, 3 * wanted + 6):
         write_corpus(corpus, seed)
         process = ingest(corpus, home)
         try:
