@@ -68,13 +68,14 @@ def test_errors_inside_the_server_are_told_in_general_words(kind: type[errors.Yo
 def test_unknown_addresses_and_methods(http: httpx.Client) -> None:
     for path in ("/", "/v1", "/v1/nothing", "/v2/files", "/v1/files/", "/docs/static/../../x"):
         shown(http.get(path), 404, "unknown_url")
+    assert "'/v1/nothing'" in shown(http.get("/v1/nothing"), 404)["message"]
     for path in ("/docs/static/%2e%2e/%2e%2e/etc/passwd", "/docs/static/nothing"):
         shown(http.get(path), 404, "unknown_url")
     shown(http.get("/v1/a%00b"), 400, "invalid_url")
     for method, path in (("PUT", "/v1/files"), ("DELETE", "/v1/models"), ("GET", "/v1/embeddings")):
         answer = http.request(method, path)
-        shown(answer, 405, "method_not_allowed")
-        assert answer.headers["allow"]
+        told = shown(answer, 405, "method_not_allowed")["message"]
+        assert answer.headers["allow"] in told
     shown(http.request("BREW", "/v1/files"), 400, "invalid_http")
 
 
@@ -399,7 +400,8 @@ def test_names_of_files(http: httpx.Client, given_name: str, kept: str | None) -
 def test_names_that_are_none(http: httpx.Client, name: str) -> None:
     body = b"--b\r\ncontent-disposition: form-data; name=file; filename*=UTF-8''"
     body += "".join(f"%{byte:02x}" for byte in name.encode()).encode() + b"\r\n\r\nx\r\n"
-    shown(http.post("/v1/files", content=body + PURPOSE + END, headers=FORM), 400)
+    status = 415 if name.isspace() else 400  # control characters are shown, and are no suffix
+    shown(http.post("/v1/files", content=body + PURPOSE + END, headers=FORM), status)
 
 
 def test_ranges_of_a_download(http: httpx.Client) -> None:

@@ -122,6 +122,26 @@ def test_names_are_kept_as_far_as_they_are_harmless(client: OpenAI, given: str, 
     assert "\n" not in content.headers["content-disposition"]
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (b"filename=\"=?utf-8?B?5ZCI5ZCM?=\"; filename*=utf-8''%E5%90%88%E5%90%8C.md", "合同.md"),
+        (b"filename*=UTF-8'zh'%E5%90%88%E5%90%8C.md", "合同.md"),
+        (b"filename*=UTF-8''..%2F..%2Fa%0D%0Ab.md", "a\\u000d\\u000ab.md"),
+        (b"filename=\"plan.md\"; filename*=UTF-8''other.md", "plan.md"),
+        ('filename="合同.md"'.encode("gb18030"), "合同.md"),
+        (b'filename="\xff\xfe.md"', "\ufffd\ufffd.md"),
+    ],
+)
+def test_names_as_other_clients_write_them(served: Served, given: bytes, kept: str) -> None:
+    body = b'--X\r\nContent-Disposition: form-data; name="file"; %b\r\n\r\ntext\r\n' % given
+    body += b'--X\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n--X--\r\n'
+    with served.http() as http:
+        headers = {"content-type": "multipart/form-data; boundary=X"}
+        made = http.post("/v1/files", content=body, headers=headers).json()
+    assert made["filename"] == kept
+
+
 @hypothesis_settings(max_examples=200)
 @given(st.text(min_size=1, max_size=40))
 def test_no_name_leads_out_of_a_folder_or_hides_characters(name: str) -> None:
