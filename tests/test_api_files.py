@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filled import POLL_MS, upload
@@ -24,6 +26,7 @@ from rag.build import build_rag
 from rag.config import Settings
 from rag.store.database import Database
 from rag.store.service_tables import FileRow
+from rag.store.uploads import Uploads, UploadState
 
 DAY = 86_400
 
@@ -292,3 +295,28 @@ def test_an_upload_is_cancelled(client: OpenAI) -> None:
         client.uploads.cancel(upload_.id)
     with pytest.raises(NotFoundError):
         client.uploads.cancel("upload_nowhere")
+
+
+@pytest.mark.parametrize("what", ["complete", "cancel", "add_part"])
+def test_an_upload_that_another_request_ends_first_takes_nothing_more(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    upload_ = client.uploads.create(
+        bytes=3, filename="a.txt", mime_type="text/plain", purpose="user_data"
+    )
+    part = client.uploads.parts.create(upload_.id, data=b"abc")
+    method, complete = getattr(Uploads, what), Uploads.complete
+
+    def too_late(self: Uploads, state: UploadState, *given: Any) -> Any:
+        complete(self, state, [part.id], None)
+        return method(self, state, *given)
+
+    monkeypatch.setattr(Uploads, what, too_late)
+    ask: dict[str, Callable[[], object]] = {
+        "complete": lambda: client.uploads.complete(upload_.id, part_ids=[part.id]),
+        "cancel": lambda: client.uploads.cancel(upload_.id),
+        "add_part": lambda: client.uploads.parts.create(upload_.id, data=b"d"),
+    }
+    with pytest.raises(ConflictError) as caught:
+        ask[what]()
+    assert caught.value.code == "upload_not_pending"
