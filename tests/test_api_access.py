@@ -105,7 +105,6 @@ MORE_NAMES = [
 ]
 CURSORS = [
     Asks("GET", _FILES, query={"after": "{file}"}),
-    Asks("GET", _STORES, query={"after": "{store}"}),
     Asks("GET", _STORES, query={"before": "{store}"}),
     Asks("GET", "/v1/feedback", query={"after": "{feedback}"}),
 ]
