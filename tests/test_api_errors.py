@@ -157,6 +157,12 @@ _TALK = {"model": "youju", "messages": [{"role": "user", "content": "x"}]}
         ("/v1/vector_stores/{}/files", {"attributes": {"a": "x" * 513}}, "attributes.a", _LIMITED),
         ("/v1/vector_stores/{}/files", {"attributes": {"a": None}}, "attributes.a", _LIMITED),
         ("/v1/vector_stores/{}/files", {"attributes": {"a": "\0"}}, "attributes.a", "NUL"),
+        (
+            "/v1/vector_stores/{}/files",
+            {"attributes": {"k" * 65: 1}},
+            f"attributes.{'k' * 65}",
+            "a text of at most 64 characters, got 65",
+        ),
         ("/v1/responses", {"input": []}, "input", "at least 1 item, got 0"),
         ("/v1/responses", {"input": 5}, "input", "a text or a list, got a number"),
         ("/v1/vector_stores/{}/search", {"query": []}, "query", "at least 1 item, got 0"),
@@ -175,7 +181,7 @@ _TALK = {"model": "youju", "messages": [{"role": "user", "content": "x"}]}
         ),
         ("/v1/vector_stores", [], None, "expected a JSON object, got a list"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_the_limit_that_was_broken_is_named(
     http: httpx.Client, store: str, path: str, body: Any, param: str | None, message: str
