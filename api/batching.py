@@ -163,7 +163,7 @@ class SearchBatcher:
             try:
                 found = self._search_store(store, [searches[index] for index in group])
             except Exception as error:  # noqa: BLE001  handed on to those who asked
-                found = [error] * len(group)
+                found = [self._unless_gone(store.id, error)] * len(group)
             for index, result in zip(group, found, strict=True):
                 results[index] = result
         for store_id in {searches[group[0]].store_id for group in groups.values()}:
@@ -172,6 +172,13 @@ class SearchBatcher:
             except StorageError as error:  # locked perhaps: the next search records it
                 log.error("use not recorded", store=store_id, reason=str(error))
         return results
+
+    def _unless_gone(self, store_id: str, error: Exception) -> Exception:
+        """Return what a search failed by: a store that was deleted takes its indexes along."""
+        if isinstance(error, StorageError) and not self._stores.many([store_id]):
+            self._opened.drop(store_id)
+            return not_found("vector store", store_id)
+        return error
 
     def _search_store(self, store: Store, searches: Sequence[Search]) -> list[Found | Exception]:
         """Search one store; several searches differ in query and number only."""

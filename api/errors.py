@@ -232,11 +232,15 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         if error.status_code == 400 and error.detail == _UNREADABLE:
             return answer_with(request, _unreadable(request.headers, error.__cause__))
         headers = dict(error.headers or {})
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"No route has the path {request.url.path[:_SHOWN_CHARS]!r}. See /docs."
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_methods(request, routes))
+            message = f"Got the method {request.method}, expected one of {headers['Allow']}."
         known = ApiError(
             error.status_code,
-            str(error.detail),
+            message,
             code={404: "unknown_url", 405: "method_not_allowed"}.get(
                 error.status_code, "http_error"
             ),

@@ -5,9 +5,12 @@ A framework's own form parser would keep a second copy of the file, and know of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 _FIELD_BYTES = 4096
 _FIELDS = 16
+_CODED = re.compile(rb""";\s*filename\*\s*=\s*"?utf-8'[^'";]*'([^'";\s]+)""", re.IGNORECASE)
 
 Run = Callable[[Callable[[bytes], int], bytes], Awaitable[int]]
 """Runs a function with an argument off the event loop."""
@@ -89,6 +93,21 @@ async def read_form(
     return Form(reader.fields, reader.filename)
 
 
+def _filename(plain: bytes, disposition: bytes) -> str:
+    """Return a file's name from the value of `filename`, or of `filename*` where that says nothing.
+
+    .NET sends names that are not ASCII so; curl on a Chinese Windows sends them in GB 18030.
+    """
+    if not plain or plain.startswith(b"=?"):
+        coded = _CODED.search(disposition)
+        if coded:
+            return unquote_to_bytes(coded[1]).decode("utf-8", "replace")
+    for encoding in ("utf-8", "gb18030"):
+        with suppress(UnicodeDecodeError):
+            return plain.decode(encoding)
+    return plain.decode("utf-8", "replace")
+
+
 def _malformed(why: str) -> ApiError:
     return ApiError(400, f"The form is malformed: {why}.", code="malformed_form")
 
@@ -153,7 +172,7 @@ class _Reader:
                     code="invalid_parameter",
                     param=self._file_field,
                 )
-            self.filename = options.get(b"filename", b"").decode("utf-8", "replace")
+            self.filename = _filename(options.get(b"filename", b""), self._disposition)
         elif len(self.fields) >= _FIELDS:
             raise _malformed(f"it has more than {_FIELDS} fields")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -20,7 +22,7 @@ from api.schemas_files import (
     show_upload,
 )
 from api.service import Service, service_of
-from rag.errors import TooLarge
+from rag.errors import TooLarge, UsageError
 from rag.store.files import NewFile
 from rag.store.ids import new_id
 from rag.store.uploads import UploadState
@@ -71,7 +73,8 @@ async def add_part(
     part_id = new_id("part_")
     with await service.write(service.files.blobs.receive, part_id) as incoming:
         await read_form(request, incoming, file_field="data", max_bytes=PART_BYTES, run=service.run)
-        row = await service.write(service.uploads.add_part, upload, part_id, incoming)
+        async with _in_time(service, access.project_id, upload_id):
+            row = await service.write(service.uploads.add_part, upload, part_id, incoming)
     return PartShown(id=row.id, created_at=row.created_at, upload_id=upload_id)
 
 
@@ -81,7 +84,8 @@ async def complete_upload(
 ) -> UploadShown:
     """Join the parts, in the order given, to a file."""
     upload = await _pending(service, access.project_id, upload_id)
-    await service.write(service.uploads.complete, upload, body.part_ids, body.md5)
+    async with _in_time(service, access.project_id, upload_id):
+        await service.write(service.uploads.complete, upload, body.part_ids, body.md5)
     return show_upload(await _owned(service, access.project_id, upload_id))
 
 
@@ -89,7 +93,8 @@ async def complete_upload(
 async def cancel_upload(upload_id: str, access: Writer, service: ServiceOf) -> UploadShown:
     """Give an upload up."""
     upload = await _pending(service, access.project_id, upload_id)
-    await service.write(service.uploads.cancel, upload)
+    async with _in_time(service, access.project_id, upload_id):
+        await service.write(service.uploads.cancel, upload)
     return show_upload(await _owned(service, access.project_id, upload_id))
 
 
@@ -110,3 +115,13 @@ async def _pending(service: Service, project_id: str, upload_id: str) -> UploadS
             param="upload_id",
         )
     return found
+
+
+@asynccontextmanager
+async def _in_time(service: Service, project_id: str, upload_id: str) -> AsyncIterator[None]:
+    """Refuse as `_pending` does what another request was quicker to end."""
+    try:
+        yield
+    except UsageError:
+        await _pending(service, project_id, upload_id)
+        raise

@@ -59,8 +59,8 @@ def wording(forms: Sequence[Any]) -> str:
         kinds = list(dict.fromkeys(_KINDS[one["type"]] for one in forms))
         known = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
         return f"expected {known}, got {named(first.get('input'))}"
-    if kind in ("too_short", "too_long"):
-        return _length(first.get("input"), limits, long=kind == "too_long")
+    if kind in ("too_short", "too_long", "string_too_short", "string_too_long"):
+        return _length(first.get("input"), limits, long=kind.endswith("_long"))
     if kind == "literal_error" and limits.get("expected") == "False":
         return "not supported: leave it out, or give false"
     expected = _expected(kind, limits)

@@ -96,7 +96,11 @@ def show_job(job_id: JobId, as_json: JsonOption = False) -> None:
         print_json(asdict(found[0]))
         return
     for name, value in asdict(found[0]).items():
-        if isinstance(value, dict):
+        if name == "created_at":
+            value = f"{datetime.fromtimestamp(value):%Y-%m-%d %H:%M:%S}"
+        elif name == "seconds" and value is not None:
+            value = f"{value:.0f}"  # SQLite's job database keeps whole ones
+        elif isinstance(value, dict):
             value = ", ".join(f"{key} {one}" for key, one in value.items() if one is not None)
         say(f"{name}: {value if value not in (None, '') else '-'}")
 
@@ -127,5 +131,5 @@ def _rag() -> Rag:
 
 def _row(info: JobInfo) -> list[str]:
     began = f"{datetime.fromtimestamp(info.created_at):%m-%d %H:%M}"
-    seconds = "-" if info.seconds is None else f"{info.seconds:.2f}"
+    seconds = "-" if info.seconds is None else f"{info.seconds:.0f}"
     return [info.id, info.status, info.store, began, seconds, info.file, info.reason]

@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from served import Served, serving
 from upload_bench import Bench
 
 from api.batching import Found, Search, SearchBatcher
+from api.errors import ApiError
 from api.observing import Meters
 from api.tracing import NoTracing
 from rag.errors import StorageError
+from rag.index.lexical import TantivyIndex
+from rag.schema import Ranking
 from rag.store.corpus import Store
 from rag.store.store_files import StoreFiles
 from rag.store.tables import DEFAULT_PROJECT
@@ -155,3 +159,29 @@ def test_a_file_that_is_completed_during_a_search_passes_its_filter_too(
     assert isinstance(found, Found)
     assert others
     assert {hit.chunk.file_id for hit in found.hits} == {mine}
+
+
+def test_a_search_in_a_store_that_goes_meanwhile_tells_that_it_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = bench.store(), bench.store("other")
+    for each in (store, other):
+        bench.put(each, "The pump needs oil.")
+    bench.drain()
+    search_words = TantivyIndex.search
+
+    def meanwhile(self: TantivyIndex, *asked: Any, **more: Any) -> list[Ranking]:
+        if self is opened:  # deleted, and its indexes wiped, in the middle of the search
+            VectorStores(bench.rag.db).delete(store.id)
+            shutil.rmtree(bench.rag.settings.indexes_folder / store.id)
+        return search_words(self, *asked, **more)
+
+    search = Search(DEFAULT_PROJECT, store.id, "pump", 5)
+    opened = bench.opened.get(store).lexical.refresh()
+    monkeypatch.setattr(TantivyIndex, "search", meanwhile)
+    gone, found = _search(bench, search, replace(search, store_id=other.id))
+
+    assert isinstance(gone, ApiError)
+    assert (gone.status, gone.code) == (404, "vector_store_not_found")
+    assert isinstance(found, Found)
+    assert len(found.hits) == 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filled import POLL_MS, upload
@@ -24,6 +26,7 @@ from rag.build import build_rag
 from rag.config import Settings
 from rag.store.database import Database
 from rag.store.service_tables import FileRow
+from rag.store.uploads import Uploads, UploadState
 
 DAY = 86_400
 
@@ -120,6 +123,26 @@ def test_names_are_kept_as_far_as_they_are_harmless(client: OpenAI, given: str, 
     content = client.files.with_raw_response.content(file.id)
     assert content.content == b"text"
     assert "\n" not in content.headers["content-disposition"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (b"filename=\"=?utf-8?B?5ZCI5ZCM?=\"; filename*=utf-8''%E5%90%88%E5%90%8C.md", "合同.md"),
+        (b"filename*=UTF-8'zh'%E5%90%88%E5%90%8C.md", "合同.md"),
+        (b"filename*=UTF-8''..%2F..%2Fa%0D%0Ab.md", "a\\u000d\\u000ab.md"),
+        (b"filename=\"plan.md\"; filename*=UTF-8''other.md", "plan.md"),
+        ('filename="合同.md"'.encode("gb18030"), "合同.md"),
+        (b'filename="\xff\xfe.md"', "\ufffd\ufffd.md"),
+    ],
+)
+def test_names_as_other_clients_write_them(served: Served, given: bytes, kept: str) -> None:
+    body = b'--X\r\nContent-Disposition: form-data; name="file"; %b\r\n\r\ntext\r\n' % given
+    body += b'--X\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nassistants\r\n--X--\r\n'
+    with served.http() as http:
+        headers = {"content-type": "multipart/form-data; boundary=X"}
+        made = http.post("/v1/files", content=body, headers=headers).json()
+    assert made["filename"] == kept
 
 
 @hypothesis_settings(max_examples=200)
@@ -272,3 +295,28 @@ def test_an_upload_is_cancelled(client: OpenAI) -> None:
         client.uploads.cancel(upload_.id)
     with pytest.raises(NotFoundError):
         client.uploads.cancel("upload_nowhere")
+
+
+@pytest.mark.parametrize("what", ["complete", "cancel", "add_part"])
+def test_an_upload_that_another_request_ends_first_takes_nothing_more(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    upload_ = client.uploads.create(
+        bytes=3, filename="a.txt", mime_type="text/plain", purpose="user_data"
+    )
+    part = client.uploads.parts.create(upload_.id, data=b"abc")
+    method, complete = getattr(Uploads, what), Uploads.complete
+
+    def too_late(self: Uploads, state: UploadState, *given: Any) -> Any:
+        complete(self, state, [part.id], None)
+        return method(self, state, *given)
+
+    monkeypatch.setattr(Uploads, what, too_late)
+    ask: dict[str, Callable[[], object]] = {
+        "complete": lambda: client.uploads.complete(upload_.id, part_ids=[part.id]),
+        "cancel": lambda: client.uploads.cancel(upload_.id),
+        "add_part": lambda: client.uploads.parts.create(upload_.id, data=b"d"),
+    }
+    with pytest.raises(ConflictError) as caught:
+        ask[what]()
+    assert caught.value.code == "upload_not_pending"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -81,7 +83,10 @@ def test_it_starts_when_needed_and_comes_again_when_it_dies(home: Path) -> None:
         listed = _youju(home, "jobs", "list", "--json")
         assert {job["status"] for job in json.loads(listed)["jobs"]} == {"completed"}
         assert "completed" in _youju(home, "jobs", "list")
-        assert f"id: {store}.{third}.1" in _youju(home, "jobs", "show", f"{store}.{third}")
+        told = _youju(home, "jobs", "show", f"{store}.{third}")
+        assert f"id: {store}.{third}.1" in told
+        assert f"created_at: {datetime.now():%Y-%m-}" in told
+        assert re.search(r"^seconds: \d+$", told, re.M)
         assert served.stop() == 0
     _until(lambda: _children(served) == [], 10)
 

@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 from served import Served
 
+from ingest.discover import SUPPORTED
 from ingest.job import ingest_paths
 from rag.build import build_rag
 from rag.config import Settings
@@ -130,6 +131,27 @@ def test_both_readmes_have_the_same_commands() -> None:
     assert first == second
 
 
+def test_both_readmes_name_the_same_commands_and_folders() -> None:
+    for pattern in (r"`(youju [a-z]+|[a-z]+)", r"^([a-z]+)/ |  ([a-z]+)/ "):
+        first, second = (
+            {
+                name
+                for line in (ROOT / readme).read_text("utf-8").splitlines()
+                if line.startswith("| `youju") or re.match("[a-z]+/ ", line)
+                for name in re.findall(pattern, line)
+            }
+            for readme in READMES
+        )
+        assert first == second
+        assert len(first) > 5
+
+
+def test_the_api_page_lists_the_kinds_of_files() -> None:
+    page = (ROOT / "docs/api.md").read_text("utf-8")
+    listed = page.partition("\nSupported are `")[2].partition("`")[0]
+    assert set(listed.split()) == set(SUPPORTED)
+
+
 def test_every_json_key_of_ask_is_documented() -> None:
     import youju
     from rag.schema import Answer
@@ -142,7 +164,7 @@ def test_every_json_key_of_ask_is_documented() -> None:
 def test_no_file_is_too_long() -> None:
     tracked = [
         path
-        for folder in ("rag", "ingest", "eval", "bench", "tests", "samples")
+        for folder in ("rag", "ingest", "api", "eval", "bench", "tests", "samples")
         for path in (ROOT / folder).rglob("*.py")
     ]
     too_long = {

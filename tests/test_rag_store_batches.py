@@ -48,6 +48,22 @@ def test_a_file_may_be_in_several_batches(db: Database, tmp_path: Path) -> None:
     assert count(db, BatchFileRow) == 0
 
 
+def test_a_batch_that_is_done_cannot_be_cancelled(db: Database, tmp_path: Path) -> None:
+    stores, listed, files = VectorStores(db), StoreFiles(db), Files(db, Blobs(tmp_path / "blobs"))
+    row = stores.create(DEFAULT_PROJECT, NewStore(), Maker("e1", DIM, "c1"))
+    batch = listed.new_batch(row.id, [Entry(add_file(files, b"a").id)])
+    claimed = listed.claim("w")
+    assert claimed is not None
+    listed.fail(claimed[0], "invalid_file", "It is damaged.")
+
+    listed.cancel_batch(batch.id)
+
+    found = listed.batch(row.id, batch.id)
+    assert found is not None
+    assert not found[0].cancelled
+    assert found[1] == Counts(failed=1)
+
+
 def test_a_claim_stays_until_it_is_given_back(db: Database, tmp_path: Path) -> None:
     stores, listed, files = VectorStores(db), StoreFiles(db), Files(db, Blobs(tmp_path / "blobs"))
     store = stores.create(DEFAULT_PROJECT, NewStore(), Maker("e1", DIM, "c1"))

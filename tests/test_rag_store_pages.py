@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Literal
 
@@ -106,11 +107,11 @@ def test_two_cursors_bound_a_stretch(
 
 
 def test_a_cursor_of_another_list_is_refused(files: Files) -> None:
-    project, _ = fill(files, [1])
-    _, foreign = fill(files, [1])
+    project, foreign = fill(files, [1])
     for part in (
-        Slice(after=foreign[0]),
-        Slice(before=foreign[0]),
+        Slice(after="vs_" + foreign[0].removeprefix("file-")),
+        Slice(before=foreign[0].upper()),
+        Slice(after=foreign[0][:-1]),
         Slice(after="file-x" * 50),
         Slice(before="' OR 1=1 --"),
     ):
@@ -135,3 +136,25 @@ def test_files_of_one_purpose(files: Files) -> None:
 
     assert ids_of(files.page(project, Slice(), "user_data")) == [ids[1]]
     assert ids_of(files.page(project, Slice(), "assistants")) == [ids[2], ids[0]]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    size=st.integers(1, 9), limit=st.integers(1, 4), order=st.sampled_from(["asc", "desc"]),
+    every=st.booleans(),
+)  # fmt: skip
+def test_who_deletes_what_each_page_holds_meets_all(
+    files: Files, size: int, limit: int, order: Order, every: bool
+) -> None:
+    now = int(time.time())
+    project, ids = fill(files, [now] * size)
+    expected = ids if order == "asc" else ids[::-1]
+    met: list[str] = []
+    more = True
+    while more:
+        page = files.page(project, Slice(limit, order, after=met[-1] if met else ""))
+        met += ids_of(page)
+        more = page.has_more
+        for id_ in ids_of(page) if every else met[-1:]:
+            assert files.delete(id_)
+    assert met == expected

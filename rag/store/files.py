@@ -165,7 +165,7 @@ class Files:
             query = query.where(FileRow.purpose == purpose)
         with self._db.read() as session:
             age = (FileRow.created_at, FileRow.id)
-            found = read_page(session, query, age, part, among=known)
+            found = read_page(session, query, age, part, among=known, prefix="file-")
             session.expunge_all()
             return found
 

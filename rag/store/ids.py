@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 
@@ -13,3 +14,9 @@ def new_id(prefix: str) -> str:
     and random ones (12).
     """
     return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+
+
+def made_at(id_: str, prefix: str) -> int | None:
+    """Return when an id was made, in Unix seconds; None if it is no id of that prefix."""
+    found = re.fullmatch(f"{re.escape(prefix)}([0-9a-f]{{12}})[0-9a-f]{{12}}", id_)
+    return None if found is None else int(found[1], 16) // 1000

@@ -227,7 +227,10 @@ class StoreFiles:
 
     @retried
     def cancel_batch(self, batch_id: str) -> None:
-        """Give up the files of a batch that are not completed, and that no other batch wants."""
+        """Give up the files of a batch that are not completed, and that no other batch wants.
+
+        A batch that is done stays as it is.
+        """
         row = StoreFileRow
         wanted = (
             select(BatchFileRow.file_id)
@@ -236,8 +239,15 @@ class StoreFiles:
         )
         home = select(FileBatchRow.store_id).where(FileBatchRow.id == batch_id).scalar_subquery()
         with self._db.write() as session:
+            in_hand = select(row).where(
+                row.store_id == home,
+                row.status == "in_progress",
+                row.file_id.in_(_files_of(batch_id)),
+            )
             session.execute(
-                update(FileBatchRow).where(FileBatchRow.id == batch_id).values(cancelled=True)
+                update(FileBatchRow)
+                .where(FileBatchRow.id == batch_id, in_hand.exists())
+                .values(cancelled=True)
             )
             session.execute(
                 update(row)

@@ -154,7 +154,8 @@ class VectorStores:
             CursorError: If the page's cursor is no store of the project.
         """
         with self._db.read() as session:
-            found = read_page(session, _of(project_id), (StoreRow.created_at, StoreRow.id), part)
+            age = (StoreRow.created_at, StoreRow.id)
+            found = read_page(session, _of(project_id), age, part, prefix="vs_")
             session.expunge_all()
             return found
 
