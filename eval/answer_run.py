@@ -355,7 +355,7 @@ def _given_questions(
 
 def _right(question: NoiseQuestion | FalseQuestion) -> Sequence[str]:
     if isinstance(question, FalseQuestion):
-        return [question.true_answer]
+        return [spelling for part in question.true_answer for spelling in part]
     return question.answers
 
 

@@ -129,12 +129,15 @@ def _refusal_of_documents(
     from tempfile import TemporaryDirectory
 
     from eval.answers import ask_refusal, first_of_each, read_qa
+    from eval.asking import evaluation_key, kept_answers
     from ingest.job import ingest_paths
     from rag.build import in_folder
     from rag.errors import EvalDataError
 
     questions = first_of_each(read_qa(qa), limit)
-    with TemporaryDirectory() as folder:
+    documents = [path for path in [corpus, *corpus.rglob("*")] if path.is_file()]
+    key = evaluation_key(rag.settings, [qa, *documents], rag.embedder.fingerprint)
+    with kept_answers(rag.settings, key) as kept, TemporaryDirectory() as folder:
         beside = in_folder(rag, Path(folder))
         ingested = ingest_paths(beside, rag.settings.store, [corpus], progress=advance)
         if ingested.rejected:
@@ -147,6 +150,7 @@ def _refusal_of_documents(
         found = ask_refusal(
             beside.open(rag.settings.store).ask,
             questions,
+            kept=kept,
             progress=lambda done: advance(Progress(done, len(questions))),
         )
         beside.db.close()

@@ -39,6 +39,7 @@ MAX_FAULTS = 10
 """So many faults of the model in a row end an evaluation: it is down, not the questions bad."""
 
 _NOT_IN_KEY = {"home", "database_url", "host", "port", "workers", "log_content"}
+_MODELS = ("generator_model", "generator_adapter", "embedder_model", "reranker_model")
 _HOPELESS = (MissingExtra, CheckpointError, AdapterMismatch, EngineClosed)
 
 
@@ -119,11 +120,12 @@ class Kept:
         for line in file:
             try:
                 entry = json.loads(line)
-                self._rows[entry["id"]] = entry["row"]
+                id_, row = entry["id"], entry["row"]
             except (ValueError, KeyError, TypeError):
                 break
             if not line.endswith(b"\n"):
                 break
+            self._rows[id_] = row
             sound += len(line)
         file.truncate(sound)
         file.seek(0, os.SEEK_END)
@@ -172,7 +174,9 @@ def _unusable(folder: Path, error: OSError) -> StorageError:
 
 
 def evaluation_key(settings: Settings, files: Iterable[Path], *more: str) -> str:
-    """Return a name for all that decides the answers: set, settings, models' names and program.
+    """Return a name for all that decides the answers: set, settings, models and program.
+
+    Of the models that the settings name, names, sizes and times of the files count.
 
     Args:
         settings: All but where things lie and the server's; secrets do not go in.
@@ -183,15 +187,27 @@ def evaluation_key(settings: Settings, files: Iterable[Path], *more: str) -> str
         EvalDataError: If a file cannot be read.
     """
     values = settings.model_dump(mode="json", exclude=_NOT_IN_KEY)
-    digest = hashlib.sha256(json.dumps([values, *more], sort_keys=True).encode())
-    program = Path(rag.__file__).parent
-    for path in [*sorted(program.rglob("*.py")), *sorted(files)]:
+    named = [getattr(settings, name) for name in _MODELS]
+    models = [_stamps(Path(name)) for name in named if name]
+    digest = hashlib.sha256(json.dumps([values, models, *more], sort_keys=True).encode())
+    program = sorted(Path(rag.__file__).parent.rglob("*.py"))
+    prompts = [Path(settings.prompt_file)] if settings.prompt_file else []
+    for path in [*program, *prompts, *sorted(files)]:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise EvalDataError(f"Cannot read {path}: {error.strerror}.") from None
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(content).digest())
     return digest.hexdigest()[:20]
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a folder's files; [] if it is none, but a name on a hub."""
+    try:
+        found = [(path, path.stat()) for path in sorted(folder.rglob("*"))]
+    except OSError:
+        return []
+    return [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in found]
 
 
 def ask_all(

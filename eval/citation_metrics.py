@@ -70,12 +70,16 @@ def lies_in(cited: Citation, texts: Mapping[str, str]) -> bool:
 def supported_share(answer: Answer) -> float:
     """Return the share of an answer's sentences that have support, 0 if it has none.
 
-    A sentence has support if it stands, letter for letter, in what a citation quotes; or if it
+    A sentence has support if it is, letter for letter, a sentence that a citation quotes; or if it
     carries the mark of a citation, and the check of citations did not find it unsupported.
     """
     marked = parse_marks(answer.text)
     text = marked.text
-    quotes = [_letters(cited.quote) for cited in answer.citations]
+    quoted = {
+        _letters(cited.quote[start:end])
+        for cited in answer.citations
+        for start, end in sentence_spans(cited.quote)
+    }
     unsupported = {_letters(sentence) for sentence in answer.unsupported}
     sentences = supported = 0
     begin = 0
@@ -87,10 +91,8 @@ def supported_share(answer: Answer) -> float:
         if not letters:
             continue
         sentences += 1
-        has_mark = any(1 <= number <= len(quotes) for number in numbers)
-        supported += any(letters in quote for quote in quotes) or (
-            has_mark and letters not in unsupported
-        )
+        has_mark = any(1 <= number <= len(answer.citations) for number in numbers)
+        supported += letters in quoted or (has_mark and letters not in unsupported)
     return supported / sentences if sentences else 0.0
 
 

@@ -6,6 +6,9 @@ Beside a BEIR set's corpus.jsonl, queries.jsonl and answers.jsonl lie
     counterfactual.jsonl  {"_id", "question", "true_answer", "fake_answer",
                            "positive_wrong": [text], "positive": [text id]}
 
+An answer there is a text, or a list of parts that are all wanted, each a text or a list of texts
+of which one is enough.
+
 A query's "part" in queries.jsonl, where it has one, tells the task: it ends in _int (integration),
 _fact (counterfactual) or anything else (noise).
 """
@@ -25,6 +28,9 @@ TASKS: tuple[Task, ...] = ("noise", "integration", "counterfactual")
 
 Passage: TypeAlias = tuple[str, str]
 """Name and text."""
+
+Parts: TypeAlias = tuple[tuple[str, ...], ...]
+"""Parts of an answer, all of which are wanted, each with the texts of which one is enough."""
 
 _LAYOUT = "Expected noise.jsonl and counterfactual.jsonl of the RGB benchmark beside the set."
 
@@ -51,8 +57,8 @@ class FalseQuestion:
 
     id: str
     text: str
-    true_answer: str
-    fake_answer: str
+    true_answer: Parts
+    fake_answer: Parts
     positive: tuple[Passage, ...]
     wrong: tuple[Passage, ...]
 
@@ -100,15 +106,14 @@ def read_false(folder: Path, limit: int | None = None) -> list[FalseQuestion]:
     found = []
     for at, row in _rows(folder / "counterfactual.jsonl"):
         wrong = strings(row, "positive_wrong", at)
-        true, fake = string(row, "true_answer", at), string(row, "fake_answer", at)
-        if not true.strip() or not fake.strip() or not wrong:
-            raise EvalDataError(f"{at}: an answer or positive_wrong is empty.", do=_LAYOUT)
+        if not wrong:
+            raise EvalDataError(f"{at}: positive_wrong is empty.", do=_LAYOUT)
         found.append(
             FalseQuestion(
                 id=row["_id"],
                 text=string(row, "question", at),
-                true_answer=true,
-                fake_answer=fake,
+                true_answer=_parts(row, "true_answer", at),
+                fake_answer=_parts(row, "fake_answer", at),
                 positive=_named(row, "positive", at, texts),
                 wrong=tuple((f"wrong{number}", text) for number, text in enumerate(wrong, 1)),
             )
@@ -134,6 +139,18 @@ def _named(row: dict[str, Any], key: str, at: str, texts: Mapping[str, str]) -> 
             f"{at}: unknown text {shown(strangers[0])}.", do="Expected an _id of corpus.jsonl."
         )
     return tuple((id_, texts[id_]) for id_ in dict.fromkeys(ids))
+
+
+def _parts(row: dict[str, Any], key: str, at: str) -> Parts:
+    found = row.get(key)
+    parts = found if isinstance(found, list) else [found]
+    spelt = [part if isinstance(part, list) else [part] for part in parts]
+    texts = [text for part in spelt for text in part]
+    if not (spelt and all(spelt) and all(isinstance(t, str) and t.strip() for t in texts)):
+        raise EvalDataError(
+            f"{at}: got {key} {shown(found)}.", do="Expected text, or a list of texts or of lists."
+        )
+    return tuple(map(tuple, spelt))
 
 
 def _part(part: str) -> Task:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from eval.answer_metrics import bare_text, holds_answer
 from eval.asking import Case, Outcome
-from eval.rgb_data import FalseQuestion, NoiseQuestion, Passage, Task
+from eval.rgb_data import FalseQuestion, NoiseQuestion, Parts, Passage, Task
 from rag.language import is_chinese
 from rag.schema import Answer
 
@@ -209,18 +209,33 @@ def summarise(
 
 
 def told(text: str, question: FalseQuestion) -> Literal["right", "misled", "both", ""]:
-    """Tell which of the two answers a text holds; one inside the other is not counted twice."""
+    """Tell which of the two answers a text holds.
+
+    One that only stands inside the other is not held: "170" does not hold "70" where 170 is the
+    false answer. Where the data give the same text for both, what holds it holds both.
+    """
     true, fake = question.true_answer, question.fake_answer
-    holds_true, holds_fake = _holds(text, true), _holds(text, fake)
+    holds_true, holds_fake = _holds_all(text, true), _holds_all(text, fake)
     if holds_true and holds_fake:
-        # "170" holds "70": only what is left without the longer one tells.
-        longer = max(true, fake, key=len)
-        if _holds(longer, min(true, fake, key=len)):
-            rest = _spaceless(text).replace(_spaceless(longer), "\n")
-            if not _holds(rest, min(true, fake, key=len)):
-                return "right" if longer == true else "misled"
+        alone = _holds_all(_without(text, fake, true), true)
+        fake_alone = _holds_all(_without(text, true, fake), fake)
+        if alone != fake_alone:
+            return "right" if alone else "misled"
         return "both"
     return "right" if holds_true else "misled" if holds_fake else ""
+
+
+def _holds_all(text: str, parts: Parts) -> bool:
+    return all(any(_holds(text, spelling) for spelling in part) for part in parts)
+
+
+def _without(text: str, outer: Parts, inner: Parts) -> str:
+    """A text without the spellings of `outer` that hold one of `inner`."""
+    text = _spaceless(text)
+    for spelling in sorted((s for part in outer for s in part), key=len, reverse=True):
+        if any(_holds(spelling, within) for part in inner for within in part):
+            text = text.replace(_spaceless(spelling), "\n")
+    return text
 
 
 def parts_held(text: str, answers: Sequence[str]) -> float:
