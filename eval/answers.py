@@ -112,7 +112,8 @@ class RefusalReport:
         answerable: Questions with an answer.
         kept: Those of them that were not refused.
         correct: Those of them whose answer holds a right answer.
-        cited: Those of them, among those that name their document, with a citation from it.
+        cited: Those of them, among those that name their document, with a citation from it; None if
+            no question names one.
         unanswerable: Questions without an answer.
         refused: Those of them that were refused.
         wrongly_refused, wrongly_answered: Ids of the questions that came out wrong.
@@ -123,7 +124,7 @@ class RefusalReport:
     answerable: int
     kept: int
     correct: int
-    cited: int
+    cited: int | None
     unanswerable: int
     refused: int
     wrongly_refused: tuple[str, ...]
@@ -242,11 +243,12 @@ def measure_refusal(questions: Sequence[Asked], outcomes: Sequence[Outcome]) -> 
     none = [(question, outcome) for question, outcome in both if not question.answers]
     failed = {outcome.id for outcome in outcomes if outcome.answer is None}
     given = [(question, outcome.given) for question, outcome in both if outcome.given]
+    named = any(question.document for question, _ in asked)
     return RefusalReport(
         answerable=len(asked),
         kept=sum(outcome.given is not None for _, outcome in asked),
         correct=sum(_is_right(question, outcome) for question, outcome in asked),
-        cited=sum(_cites_document(question, answer) for question, answer in given),
+        cited=sum(_cites_document(*pair) for pair in given) if named else None,
         unanswerable=len(none),
         refused=sum(_refused(outcome) for _, outcome in none),
         wrongly_refused=tuple(q.id for q, outcome in asked if _refused(outcome)),

@@ -9,7 +9,7 @@ from collections import Counter
 from difflib import SequenceMatcher
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.answer_metrics import (
@@ -116,6 +116,7 @@ def test_a_word_in_no_language_is_measured_as_its_neighbours_are() -> None:
 TEXTS = st.text(alphabet="ab 中文一。,1", max_size=15)
 
 
+@settings(max_examples=50)
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3), st.booleans())
 def test_scores_stay_in_range_and_a_right_answer_gets_all(
     text: str, answers: list[str], chinese: bool

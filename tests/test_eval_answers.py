@@ -107,6 +107,7 @@ def test_a_fault_is_neither_a_refusal_nor_an_answer() -> None:
     assert (report.wrongly_refused, report.wrongly_answered) == ((), ())
     assert (report.refusals.precision, report.refusals.recall) == (1, 0.5)
     assert faults == ["Too long."]
+    assert report.cited is None
     answered = evaluate_answers(ask, questions[:1])
     assert (answered.correct, answered.refused, answered.failed) == (0, 0, 1)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.citation_metrics import (
@@ -78,6 +78,7 @@ def test_characters_against_evidence_by_hand() -> None:
 SPANS = st.tuples(st.integers(0, 40), st.integers(1, 15)).map(lambda s: (s[0], s[0] + s[1]))
 
 
+@settings(max_examples=50)
 @given(st.lists(SPANS, max_size=4), st.lists(SPANS, min_size=1, max_size=3))
 def test_evidence_scores_stay_in_range(
     places: list[tuple[int, int]], gold: list[tuple[int, int]]

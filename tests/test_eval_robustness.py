@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.asking import Outcome, ask_all
@@ -69,6 +69,7 @@ def test_what_is_given(
     assert mix(question(right, noise), ratio) == (given, found)
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 9), st.integers(0, 9), st.floats(0, 1), st.integers(1, 8), st.booleans())
 def test_as_many_as_there_are_and_none_twice(
     right: int, noise: int, ratio: float, passages: int, cover: bool
