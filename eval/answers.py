@@ -7,21 +7,36 @@ so any configuration can be measured; retrieval and stores are not this module's
 
 from __future__ import annotations
 
-import re
-import time
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eval.answer_metrics import holds_answer
+from eval.asking import Case, Kept, Outcome, ask_all
 from eval.jsonl import json_rows, read, string, strings
+from eval.refusal_metrics import Calibration, Refusals, calibration
 from rag.errors import EvalDataError
 from rag.language import is_chinese, text_length
 from rag.schema import Answer
 
-_MARK = re.compile(r"\[[0-9]{1,3}\]")
-_SPACE = re.compile(r"\s+")
+__all__ = [
+    "AnswersReport",
+    "Asked",
+    "RefusalReport",
+    "ask_refusal",
+    "calibrated",
+    "evaluate_answers",
+    "evaluate_refusal",
+    "first_of_each",
+    "holds_answer",
+    "measure_answers",
+    "measure_refusal",
+    "read_qa",
+    "read_questions",
+    "read_unanswerable",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,7 @@ class AnswersReport:
         mean_chars, max_chars: Length of those that are, marks included.
         mean_citations: Citations of an answer given.
         seconds: Wall clock of all questions together.
+        failed: Questions that could not be answered for a fault; they count as not correct.
     """
 
     questions: int
@@ -64,6 +80,7 @@ class AnswersReport:
     max_chars: int
     mean_citations: float
     seconds: float
+    failed: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -77,6 +94,7 @@ class AnswersReport:
             "correct": self.correct,
             "accuracy": round(self.accuracy, 5),
             "refused": self.refused,
+            "failed": self.failed,
             "mean_words": round(self.mean_words, 2),
             "max_words": self.max_words,
             "mean_chars": round(self.mean_chars, 2),
@@ -94,20 +112,30 @@ class RefusalReport:
         answerable: Questions with an answer.
         kept: Those of them that were not refused.
         correct: Those of them whose answer holds a right answer.
-        cited: Those of them, among those that name their document, with a citation from it.
+        cited: Those of them, among those that name their document, with a citation from it; None if
+            no question names one.
         unanswerable: Questions without an answer.
         refused: Those of them that were refused.
         wrongly_refused, wrongly_answered: Ids of the questions that came out wrong.
+        failed: Ids of those that could not be answered for a fault; neither kept nor refused.
+        calibration: Confidence of the answers given against their being right.
     """
 
     answerable: int
     kept: int
     correct: int
-    cited: int
+    cited: int | None
     unanswerable: int
     refused: int
     wrongly_refused: tuple[str, ...]
     wrongly_answered: tuple[str, ...]
+    failed: tuple[str, ...]
+    calibration: Calibration
+
+    @property
+    def refusals(self) -> Refusals:
+        """Refusing as a test for questions without an answer."""
+        return Refusals(self.refused + len(self.wrongly_refused), self.refused, self.unanswerable)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `youju eval refusal --json` prints; its keys are part of the interface."""
@@ -120,19 +148,12 @@ class RefusalReport:
             "unanswerable": self.unanswerable,
             "refused": self.refused,
             "refused_rate": round(self.refused / max(1, self.unanswerable), 5),
+            **self.refusals.to_json(),
+            "failed": list(self.failed),
+            "calibration": self.calibration.to_json(),
             "wrongly_refused": list(self.wrongly_refused),
             "wrongly_answered": list(self.wrongly_answered),
         }
-
-
-def holds_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text contains one of the answers.
-
-    Both are compared in Unicode compatibility form (NFKC), lower case, with white space folded;
-    the [n] marks of the text are taken out first.
-    """
-    folded = _fold(_MARK.sub("", text))
-    return any(part in folded for answer in answers if (part := _fold(answer)))
 
 
 def evaluate_answers(
@@ -152,28 +173,26 @@ def evaluate_answers(
     """
     if not questions:
         raise ValueError("got no questions, expected at least one")
-    begin = time.perf_counter()
-    answers = []
-    for done, question in enumerate(questions, 1):
-        answers.append(ask(question.text))
-        progress(done)
-    seconds = time.perf_counter() - begin
-    given = [answer for answer in answers if not answer.refused]
+    return measure_answers(questions, ask_all(_cases(ask, questions), None, progress))
+
+
+def measure_answers(questions: Sequence[Asked], outcomes: Sequence[Outcome]) -> AnswersReport:
+    """Measure what became of answerable questions; one outcome each, in order."""
+    given = [outcome.given for outcome in outcomes if outcome.given is not None]
     words = [text_length(answer.text) for answer in given if not is_chinese(answer.text)]
     chars = [text_length(answer.text) for answer in given if is_chinese(answer.text)]
+    failed = sum(outcome.answer is None for outcome in outcomes)
     return AnswersReport(
         questions=len(questions),
-        correct=sum(
-            not answer.refused and holds_answer(answer.text, question.answers)
-            for answer, question in zip(answers, questions, strict=True)
-        ),
-        refused=len(answers) - len(given),
+        correct=sum(map(_is_right, questions, outcomes)),
+        refused=len(outcomes) - len(given) - failed,
         mean_words=_mean(words),
         max_words=max(words, default=0),
         mean_chars=_mean(chars),
         max_chars=max(chars, default=0),
         mean_citations=_mean([len(answer.citations) for answer in given]),
-        seconds=seconds,
+        seconds=sum(outcome.seconds for outcome in outcomes),
+        failed=failed,
     )
 
 
@@ -189,36 +208,64 @@ def evaluate_refusal(
         questions: Those without answers are the ones to be refused.
         progress: Called after each question with the number done.
     """
-    kept = correct = cited = refused = 0
-    wrongly_refused: list[str] = []
-    wrongly_answered: list[str] = []
-    for done, question in enumerate(questions, 1):
-        answer = ask(question.text)
-        if not question.answers:
-            refused += answer.refused
-            if not answer.refused:
-                wrongly_answered.append(question.id)
-        elif answer.refused:
-            wrongly_refused.append(question.id)
-        else:
-            kept += 1
-            correct += holds_answer(answer.text, question.answers)
-            files = [citation.file for citation in answer.citations]
-            cited += bool(question.document) and any(
-                file == question.document or file.endswith(f"/{question.document}")
-                for file in files
-            )
-        progress(done)
-    answerable = sum(bool(question.answers) for question in questions)
+    return ask_refusal(ask, questions, progress=progress)[0]
+
+
+def ask_refusal(
+    ask: Callable[[str], Answer],
+    questions: Sequence[Asked],
+    *,
+    kept: Kept | None = None,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> tuple[RefusalReport, list[str]]:
+    """Do what `evaluate_refusal` does; return why questions failed, too, each reason once."""
+    outcomes = ask_all(_cases(ask, questions), kept, progress)
+    faults = dict.fromkeys(outcome.fault for outcome in outcomes if outcome.fault)
+    return measure_refusal(questions, outcomes), list(faults)
+
+
+def first_of_each(questions: Sequence[Asked], limit: int | None) -> list[Asked]:
+    """Return the first so many questions with an answer and without one, in order; None: all."""
+    left = {True: limit, False: limit}
+    chosen = []
+    for question in questions:
+        room = left[bool(question.answers)]
+        if room is None or room > 0:
+            chosen.append(question)
+            left[bool(question.answers)] = None if room is None else room - 1
+    return chosen
+
+
+def measure_refusal(questions: Sequence[Asked], outcomes: Sequence[Outcome]) -> RefusalReport:
+    """Measure what became of questions with and without an answer; one outcome each, in order."""
+    both = list(zip(questions, outcomes, strict=True))
+    asked = [(question, outcome) for question, outcome in both if question.answers]
+    none = [(question, outcome) for question, outcome in both if not question.answers]
+    failed = {outcome.id for outcome in outcomes if outcome.answer is None}
+    given = [(question, outcome.given) for question, outcome in both if outcome.given]
+    named = any(question.document for question, _ in asked)
     return RefusalReport(
-        answerable=answerable,
-        kept=kept,
-        correct=correct,
-        cited=cited,
-        unanswerable=len(questions) - answerable,
-        refused=refused,
-        wrongly_refused=tuple(wrongly_refused),
-        wrongly_answered=tuple(wrongly_answered),
+        answerable=len(asked),
+        kept=sum(outcome.given is not None for _, outcome in asked),
+        correct=sum(_is_right(question, outcome) for question, outcome in asked),
+        cited=sum(_cites_document(*pair) for pair in given) if named else None,
+        unanswerable=len(none),
+        refused=sum(_refused(outcome) for _, outcome in none),
+        wrongly_refused=tuple(q.id for q, outcome in asked if _refused(outcome)),
+        wrongly_answered=tuple(q.id for q, outcome in none if outcome.given is not None),
+        failed=tuple(q.id for q in questions if q.id in failed),
+        calibration=calibrated(questions, outcomes),
+    )
+
+
+def calibrated(questions: Sequence[Asked], outcomes: Sequence[Outcome]) -> Calibration:
+    """Hold the confidence of every answer given against whether it holds a right answer."""
+    return calibration(
+        [
+            (outcome.given.confidence, _is_right(question, outcome))
+            for question, outcome in zip(questions, outcomes, strict=True)
+            if outcome.given is not None
+        ]
     )
 
 
@@ -270,12 +317,43 @@ def read_qa(path: Path) -> list[Asked]:
     ]
 
 
+def read_unanswerable(path: Path, limit: int | None = None) -> list[Asked]:
+    """Read questions that the documents do not answer.
+
+    Args:
+        path: One object a line: "_id", "question".
+        limit: Keep the first so many; None: all.
+
+    Raises:
+        EvalDataError: If the file is missing, empty or not as expected.
+    """
+    found = [Asked(row["_id"], string(row, "question", at), ()) for at, row in _rows(path, "_id")]
+    if not found:
+        raise EvalDataError(f"{path} holds no questions.", do='Expected {"_id", "question"} lines.')
+    return found[:limit]
+
+
+def _cases(ask: Callable[[str], Answer], questions: Sequence[Asked]) -> list[Case]:
+    return [Case(question.id, partial(ask, question.text)) for question in questions]
+
+
+def _is_right(question: Asked, outcome: Outcome) -> bool:
+    return outcome.given is not None and holds_answer(outcome.given.text, question.answers)
+
+
+def _refused(outcome: Outcome) -> bool:
+    return outcome.answer is not None and outcome.answer.refused
+
+
+def _cites_document(question: Asked, answer: Answer) -> bool:
+    return bool(question.answers and question.document) and any(
+        cited.file == question.document or cited.file.endswith(f"/{question.document}")
+        for cited in answer.citations
+    )
+
+
 def _rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     return json_rows(path, read(path, "Expected JSON lines in UTF-8."), key)
-
-
-def _fold(text: str) -> str:
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).lower()).strip()
 
 
 def _mean(values: Sequence[int]) -> float:

@@ -6,13 +6,16 @@ import pytest
 
 from eval.answers import (
     Asked,
+    ask_refusal,
     evaluate_answers,
     evaluate_refusal,
+    first_of_each,
     holds_answer,
     read_qa,
     read_questions,
+    read_unanswerable,
 )
-from rag.errors import EvalDataError
+from rag.errors import EvalDataError, QueryError
 from rag.schema import Answer, Citation
 
 
@@ -83,8 +86,45 @@ def test_refusals_are_counted_by_kind() -> None:
     assert report.to_json() == {
         "answerable": 2, "kept": 1, "kept_rate": 0.5, "correct": 1, "cited": 1,
         "unanswerable": 2, "refused": 1, "refused_rate": 0.5,
+        "precision": 0.5, "recall": 0.5, "f1": 0.5, "failed": [],
+        "calibration": {
+            "answers": 2, "expected_calibration_error": 0.5,
+            "bins": [{"low": 0, "high": 0.1, "answers": 2, "confidence": 0, "right": 0.5}],
+        },
         "wrongly_refused": ["2"], "wrongly_answered": ["4"],
     }  # fmt: skip
+
+
+def test_a_fault_is_neither_a_refusal_nor_an_answer() -> None:
+    def ask(text: str) -> Answer:
+        if text == "refused":
+            return REFUSED
+        raise QueryError("Too long.")
+
+    questions = [Asked("1", "a", ("x",)), Asked("2", "b", ()), Asked("3", "refused", ())]
+    report, faults = ask_refusal(ask, questions)
+    assert (report.kept, report.refused, report.failed) == (0, 1, ("1", "2"))
+    assert (report.wrongly_refused, report.wrongly_answered) == ((), ())
+    assert (report.refusals.precision, report.refusals.recall) == (1, 0.5)
+    assert faults == ["Too long."]
+    assert report.cited is None
+    answered = evaluate_answers(ask, questions[:1])
+    assert (answered.correct, answered.refused, answered.failed) == (0, 0, 1)
+
+
+def test_the_first_of_each_kind_are_taken() -> None:
+    questions = [Asked(str(n), "q", ("x",) if n % 3 else ()) for n in range(9)]
+    assert [q.id for q in first_of_each(questions, 2)] == ["0", "1", "2", "3"]
+    assert first_of_each(questions, None) == questions
+
+
+def test_unanswerable_questions_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "none.jsonl"
+    file.write_text('{"_id": "1", "question": "a"}\n{"_id": "2", "question": "b"}\n')
+    assert read_unanswerable(file, 1) == [Asked("1", "a", ())]
+    file.write_text("\n")
+    with pytest.raises(EvalDataError, match="no questions"):
+        read_unanswerable(file)
 
 
 def test_beir_questions_are_read(tmp_path: Path) -> None:
