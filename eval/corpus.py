@@ -232,7 +232,9 @@ def read_texts(path: Path, digest: Digest | None = None) -> Iterator[tuple[str, 
         for at, line in file_lines(path, _TEXTS, digest):
             cells = line.split("\t")
             if len(cells) != 2:
-                raise EvalDataError(f"{at}: got {shown(line)}.", do="Expected id and text by a tab.")
+                raise EvalDataError(
+                    f"{at}: got {shown(line)}.", do="Expected id and text by a tab."
+                )
             yield at, _text(at, {"_id": cells[0], "text": cells[1]})
     else:
         for at, line in file_lines(path, _TEXTS, digest):

@@ -12,7 +12,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from rag.errors import EvalDataError
 
@@ -41,8 +41,10 @@ def read(path: Path, do: str) -> bytes:
         raise EvalDataError(f"Cannot read {path}: {error.strerror}.", do=do) from None
 
 
-def file_lines(path: Path, do: str, digest: Digest | None = None) -> Iterator[tuple[str, str]]:
-    """Yield the place ("FILE, line 3") and the text of every line that is not blank.
+def file_lines(
+    path: Path, do: str, digest: Digest | None = None, *, blank: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yield the place ("FILE, line 3") and the text of every line.
 
     One line at a time is in memory.
 
@@ -50,6 +52,7 @@ def file_lines(path: Path, do: str, digest: Digest | None = None) -> Iterator[tu
         path: The file.
         do: What the error tells the user to do if it cannot be read.
         digest: Takes the bytes as they are read, unpacked.
+        blank: Whether blank lines count, too.
 
     Raises:
         EvalDataError: If the file cannot be read or is not UTF-8.
@@ -60,7 +63,7 @@ def file_lines(path: Path, do: str, digest: Digest | None = None) -> Iterator[tu
                 if digest is not None:
                     digest.update(raw)
                 line = _decoded(path, number, raw)
-                if line.strip():
+                if blank or line.strip():
                     yield f"{path}, line {number}", line
     except OSError as error:
         raise EvalDataError(f"Cannot read {path}: {error.strerror or error}.", do=do) from None
@@ -141,7 +144,9 @@ def checked_id(row: dict[str, Any], key: str, at: str) -> str:
 
 def repeated(at: str, key: str, id_: str) -> EvalDataError:
     """Return the error for a name that occurs twice."""
-    return EvalDataError(f"{at}: {key} {shown(id_)} occurred before.", do=f"Expected every {key} once.")
+    return EvalDataError(
+        f"{at}: {key} {shown(id_)} occurred before.", do=f"Expected every {key} once."
+    )
 
 
 def string(row: dict[str, Any], key: str, at: str, default: str | None = None) -> str:
@@ -184,7 +189,7 @@ def shown(value: object) -> str:
 
 def _opened(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
-        return gzip.open(path)
+        return cast(IO[bytes], gzip.open(path))
     return path.open("rb")
 
 

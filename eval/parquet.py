@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from rag.errors import EvalDataError, MissingExtra
 
 _ROWS_AT_ONCE = 512
 _BLOCK = 1 << 20
+_PART = re.compile(r"-[0-9]+-of-([0-9]+)\.parquet", re.ASCII)
 
 
 def parquet_rows(
@@ -35,6 +37,7 @@ def parquet_rows(
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise EvalDataError(f"{path} holds no .parquet file.", do="Give another corpus.")
+    _check_complete(path, files)
     for file in files:
         try:
             with file.open("rb") as handle:
@@ -46,7 +49,19 @@ def parquet_rows(
             for batch in opened.iter_batches(_ROWS_AT_ONCE, columns=wanted):
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"{file}, row {number}", row
+                    held = {name: value for name, value in row.items() if value is not None}
+                    yield f"{file}, row {number}", held
         except (OSError, pyarrow.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise EvalDataError(f"Cannot read {file}: {reason:.200}", do="Get it anew.") from None
+
+
+def _check_complete(path: Path, files: Sequence[Path]) -> None:
+    """Refuse a folder that lacks parts, as one whose download broke off does."""
+    for file in files:
+        named = _PART.search(file.name)
+        if path.is_dir() and named and int(named[1]) != len(files):
+            raise EvalDataError(
+                f"{path} holds {len(files)} .parquet files, {file.name} is one of {int(named[1])}.",
+                do="Get the missing ones: with --download, for a data set of the hub.",
+            )

@@ -124,7 +124,7 @@ def test_a_changed_corpus_is_indexed_anew(rag: Rag, data: Path) -> None:
 
 
 def test_indexing_that_broke_off_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.retrieval._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("eval.indexed._TEXTS_AT_ONCE", 2)
 
     class Failing(FakeEmbedder):
         def encode_passages(self, texts: Any) -> Any:
@@ -197,8 +197,8 @@ def test_a_reranker_is_part_of_what_is_measured(rag: Rag, data: Path) -> None:
 
 
 def test_progress_goes_up(rag: Rag, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.retrieval._TEXTS_AT_ONCE", 2)
-    monkeypatch.setattr("eval.retrieval._QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr("eval.indexed._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("eval.rankings.QUERIES_AT_ONCE", 3)
     seen: list[Progress] = []
 
     evaluate_retrieval(rag, data, system="rrf", progress=seen.append)
