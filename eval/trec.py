@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.jsonl import file_lines
 from eval.metrics import explicit_scores
 from rag.errors import EvalDataError, PathError
 
@@ -116,29 +117,24 @@ def read_tagged_run(path: Path) -> Run:
 
     Raises:
         PathError: If the file cannot be read.
-        EvalDataError: If a line has not six columns or its score is no number, or a query repeats
-            a text.
+        EvalDataError: If a line is not UTF-8, has not six columns or its score is no number, or a
+            query repeats a text.
     """
     try:
-        content = path.read_bytes().decode("utf-8-sig")
+        path.open("rb").close()
     except OSError as error:
         raise PathError(f"Cannot read {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise EvalDataError(f"{path} is not UTF-8.", do="Expected a TREC run.") from None
     scores: dict[str, dict[str, float]] = {}
     first_tag = ""
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        cells = line.split()
+    for at, line in file_lines(path, "Expected a TREC run."):
         try:
-            query, _, text, _, score, tag = cells
+            query, _, text, _, score, tag = line.split()
             value = ctypes.c_float(float(score)).value
             if value != value or text in scores.get(query, {}):
                 raise ValueError
         except ValueError:
             raise EvalDataError(
-                f"{path}, line {number}: got {line!r:.80}.",
+                f"{at}: got {line!r:.80}.",
                 do="Expected `query Q0 text rank score tag`, each text once a query.",
             ) from None
         first_tag = first_tag or tag
