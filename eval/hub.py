@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def read_hub_set(name: str, *, download: bool, split: str, limit: int | None) ->
 def _snapshot(name: str, patterns: Sequence[str], *, download: bool) -> Path:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         return Path(
             snapshot_download(

@@ -9,6 +9,8 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eval.corpus import CorpusText, FileCorpus, HeldCorpus, check_corpus, check_folder, read_texts
 from eval.sources import TextSource
@@ -45,6 +47,27 @@ def test_a_large_corpus_takes_a_few_bytes_a_line(tmp_path: Path, lines: int) -> 
     assert reading < 32 * lines
     assert passing < 100_000
     assert (passed, len(checked.corpus), len(checked.present)) == (lines, lines, lines // 1000)
+
+
+ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+IDS = ANY.filter(lambda text: text.strip() and not set(text) & set("\t\n\0"))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(IDS, st.tuples(ANY, ANY), min_size=1, max_size=8), st.booleans())
+def test_any_texts_are_read_as_they_were_written(
+    tmp_path: Path, rows: dict[str, tuple[str, str]], escaped: bool
+) -> None:
+    path = tmp_path / "c.jsonl"
+    with path.open("w", encoding="utf-8", newline="\n") as handle:
+        for id_, (title, text) in rows.items():
+            row = {"_id": id_, "title": title, "text": text}
+            handle.write(json.dumps(row, ensure_ascii=escaped) + "\n")
+
+    checked = check_corpus(path, rows)
+
+    assert list(checked.corpus) == [CorpusText(id_, *row) for id_, row in rows.items()]
+    assert checked.present == rows.keys()
 
 
 def test_ids_that_repeat_are_found_and_named(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from eval.corpus import CorpusText
 from eval.data import JudgedQuery, LeftOut, RetrievalSet
@@ -273,6 +276,31 @@ def test_a_table_of_json_lines_over_a_folder(tmp_path: Path) -> None:
     (docs / "a.txt").rename(docs / "hr" / "a.txt")
     with pytest.raises(EvalDataError, match=r"line 2: 2 files are called 'a\.txt'"):
         read(table, corpus=docs)
+
+
+CELLS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=12
+).map(str.strip)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(CELLS.filter(bool), CELLS, min_size=1, max_size=6))
+def test_any_table_is_read_as_it_was_written(
+    tmp_path: Path, texts: Path, rows: dict[str, str]
+) -> None:
+    with (tmp_path / "qa.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["answer", "question", "source"])
+        writer.writerows([answer, question, "d1"] for question, answer in rows.items())
+    with (tmp_path / "qa.jsonl").open("w", encoding="utf-8", newline="\n") as handle:
+        for question, answer in rows.items():
+            row = {"question": question, "answer": answer, "source": "d1"}
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    for name in ("qa.csv", "qa.jsonl"):
+        found = read(tmp_path / name, corpus=texts)
+        assert [query.text for query in found.queries] == list(rows)
+        assert list(found.answers.values()) == [(a,) if a else () for a in rows.values()]
 
 
 @pytest.mark.parametrize(
