@@ -4,7 +4,7 @@
     query iteration text grade               by white space, without header; iteration is not read
 
 A grade is a whole number; above 0 means relevant. TREC files may hold grades below 0: they say
-"not relevant", as trec_eval reads them for the metrics here.
+"not relevant" to the metrics here, and are read as 0, since they make pytrec_eval crash.
 """
 
 from __future__ import annotations

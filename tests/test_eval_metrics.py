@@ -180,7 +180,12 @@ def test_every_metric_worked_by_hand() -> None:
 def trec_eval(
     qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]]
 ) -> dict[str, float]:
-    """The same by trec_eval itself, a query that the run lacks counting as 0."""
+    """The same by trec_eval itself, a query that the run lacks counting as 0.
+
+    Grades below 0 make pytrec_eval read beyond its memory: it gets 0 for them, which means the
+    same to these metrics.
+    """
+    qrels = {query: {key: max(0, one) for key, one in row.items()} for query, row in qrels.items()}
     names = {
         "nDCG": "ndcg", "nDCG@3": "ndcg_cut_3", "recall@3": "recall_3", "precision@1": "P_1",
         "precision@3": "P_3", "precision@10": "P_10", "success@1": "success_1",
