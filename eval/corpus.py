@@ -5,8 +5,8 @@ r"""The texts that are searched: read from their file at every pass, one at a ti
     *.parquet     a file or a folder of files with these columns, as the model hub has them
     a folder      of documents, ingested as the product does: its files are what is found
 
-A first pass checks every line, sees which of the named texts are there, and holds of each id no
-more than eight bytes, so that ten million texts fit.
+A first pass checks every line, sees which of the named texts are there, and holds of each id a hash
+of eight bytes (twice at the end, when they are sorted), so that ten million texts fit.
 """
 
 from __future__ import annotations
