@@ -169,7 +169,7 @@ def answer_examples(
     queries = _some(queries, limit)
     with tempfile.TemporaryDirectory() as folder:
         texts = [query.text for query in queries]
-        found = parts.search(data.corpus, texts, Path(folder), MAX_HITS)
+        found = parts.search(list(data.corpus), texts, Path(folder), MAX_HITS)
     examples = []
     for query, hits in zip(queries, found, strict=True):
         candidates = gather(analyze_question(query.text, parts.analyzer), hits, parts.analyzer)

@@ -8,11 +8,14 @@ scores by id, so that real scores with ties would come back in another order tha
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from eval.jsonl import file_lines
 from eval.metrics import explicit_scores
 from rag.errors import EvalDataError, PathError
 
@@ -27,7 +30,7 @@ def check_ids(ids: Iterable[str]) -> None:
         if id_.split() != [id_]:
             raise EvalDataError(
                 f"A TREC run cannot hold the id {id_!r:.80}: it has white space.",
-                do="Leave out --run, or rename the id in the set.",
+                do="Leave out --save-run, or rename the id in the set.",
             )
 
 
@@ -40,7 +43,7 @@ def check_writable(path: Path) -> None:
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise PathError(
-            f"Cannot write {path}.", do="Give --run the name of a file in a folder you may write."
+            f"Cannot write {path}.", do="Give the name of a file in a folder you may write."
         )
 
 
@@ -62,51 +65,82 @@ def write_run(path: Path, run: Mapping[str, Sequence[str]], tag: str) -> None:
         check_ids(ranking)
         for rank, (text, score) in enumerate(explicit_scores(ranking).items(), start=1):
             lines.append(f"{query} Q0 {text} {rank} {score:.0f} {tag}\n")
+    write_whole(path, lines)
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a file that appears whole or not at all.
+
+    Args:
+        path: Replaced if it exists.
+        lines: Each with its line feed.
+
+    Raises:
+        PathError: If it cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
+            handle.writelines(lines)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise PathError(
-            f"Cannot write {path}: {error.strerror}.", do="Give another --run."
+            f"Cannot write {path}: {error.strerror}.", do="Give another place."
         ) from None
 
 
-def read_run(path: Path) -> dict[str, list[str]]:
-    """Return query id -> text ids, best first, as trec_eval reads it: by score, ties by id.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that was read.
 
-    Of equal scores the greater id (in code point order) comes first; the rank column is ignored.
+    Attributes:
+        rankings: Query id -> text ids, best first.
+        tag: What the first line calls the system; "" of an empty run.
+    """
+
+    rankings: Mapping[str, list[str]]
+    tag: str
+
+
+def read_run(path: Path) -> dict[str, list[str]]:
+    """Return query id -> text ids, best first; see `read_tagged_run`."""
+    return dict(read_tagged_run(path).rankings)
+
+
+def read_tagged_run(path: Path) -> Run:
+    """Read a run as trec_eval does: by score, ties by id.
+
+    Scores are compared as 32-bit numbers, which is what trec_eval keeps of them; of equal ones the
+    greater id (in code point order) comes first. The rank column is ignored.
 
     Raises:
         PathError: If the file cannot be read.
-        EvalDataError: If a line has not six columns or its score is no number, or a query repeats
-            a text.
+        EvalDataError: If a line is not UTF-8, has not six columns or its score is no number, or a
+            query repeats a text.
     """
     try:
-        content = path.read_bytes().decode("utf-8-sig")
+        path.open("rb").close()
     except OSError as error:
         raise PathError(f"Cannot read {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise EvalDataError(f"{path} is not UTF-8.", do="Expected a TREC run.") from None
     scores: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        cells = line.split()
+    first_tag = ""
+    for at, line in file_lines(path, "Expected a TREC run."):
         try:
-            query, _, text, _, score, _ = cells
-            value = float(score)
+            query, _, text, _, score, tag = line.split()
+            value = ctypes.c_float(float(score)).value
             if value != value or text in scores.get(query, {}):
                 raise ValueError
         except ValueError:
             raise EvalDataError(
-                f"{path}, line {number}: got {line!r:.80}.",
+                f"{at}: got {line!r:.80}.",
                 do="Expected `query Q0 text rank score tag`, each text once a query.",
             ) from None
+        first_tag = first_tag or tag
         scores.setdefault(query, {})[text] = value
-    return {
+    rankings = {
         query: sorted(found, key=lambda text: (found[text], text), reverse=True)
         for query, found in scores.items()
     }
+    return Run(rankings, first_tag)

@@ -41,13 +41,13 @@ def test_a_set_is_read_in_file_order(folder: Path) -> None:
     found = read_set(folder)
 
     assert found.name == "tiny"
-    assert found.corpus == (
+    assert tuple(found.corpus) == (
         CorpusText("d1", "Pumps", "One.\u2028Two.\x85Three."),
         CorpusText("d2", "", "年假十五天。"),
         CorpusText("d 3", "", ""),
     )
     content = (folder / "corpus.jsonl").read_bytes()
-    assert found.corpus_sha256 == hashlib.sha256(content).hexdigest()
+    assert found.corpus.sha256 == hashlib.sha256(content).hexdigest()
 
 
 def test_only_queries_with_something_relevant_are_kept(folder: Path) -> None:
@@ -79,14 +79,15 @@ def test_another_split_can_be_named(folder: Path) -> None:
 
 def test_byte_order_marks_blank_lines_and_crlf_do_no_harm(folder: Path) -> None:
     expected = read_set(folder)
+    texts = list(expected.corpus)
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n") + b"\r\n\n")
 
     found = read_set(folder)
 
-    assert (found.corpus, found.queries, found.qrels) == (
-        expected.corpus,
+    assert (tuple(found.corpus), found.queries, found.qrels) == (
+        tuple(texts),
         expected.queries,
         expected.qrels,
     )

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from math import log2
+from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+import pytrec_eval
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval.metrics import METRICS, evaluate_run, explicit_scores
+from eval.metrics import (
+    METRICS,
+    evaluate_run,
+    explicit_scores,
+    greatest_cut_off,
+    parse_metrics,
+    query_values,
+)
+from eval.run_scores import score_run
+from rag.errors import EvalDataError, UsageError
 
 FILLER = [f"x{number}" for number in range(200)]
 
@@ -130,3 +141,138 @@ def test_what_cannot_be_measured_is_refused() -> None:
         evaluate_run({"q": {"d": 1}}, {"q": ["d"], "r": ["d"]})
     with pytest.raises(ValueError, match="no judged query"):
         evaluate_run({}, {})
+
+
+# -- all metrics -----------------------------------------------------------------------------------
+
+ALL = parse_metrics(
+    "nDCG,nDCG@3,recall@3,precision@1,precision@3,precision@10,success@1,success@3,MRR,MRR@2,"
+    "MAP,MAP@3,R-precision"
+)
+
+
+def test_every_metric_worked_by_hand() -> None:
+    """Relevant: a (grade 2), b, c; the ranking has b at 2, a at 4, and lacks c."""
+    qrels = {"q": {"a": 2, "b": 1, "c": 1, "x": 0}}
+
+    found = query_values(qrels, {"q": ["x", "b", "y", "a", "z"]}, ALL)["q"]
+
+    ideal = 2 + 1 / log2(3) + 1 / 2
+    expected = {
+        "nDCG": (1 / log2(3) + 2 / log2(5)) / ideal,
+        "nDCG@3": (1 / log2(3)) / ideal,
+        "recall@3": 1 / 3,
+        "precision@1": 0,
+        "precision@3": 1 / 3,
+        "precision@10": 2 / 10,
+        "success@1": 0,
+        "success@3": 1,
+        "MRR": 1 / 2,
+        "MRR@2": 1 / 2,
+        "MAP": (1 / 2 + 2 / 4) / 3,
+        "MAP@3": (1 / 2) / 3,
+        "R-precision": 1 / 3,
+    }
+    assert tuple(found) == ALL
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def trec_eval(
+    qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]]
+) -> dict[str, float]:
+    """The same by trec_eval itself, a query that the run lacks counting as 0.
+
+    Grades below 0 make pytrec_eval read beyond its memory: it gets 0 for them, which means the
+    same to these metrics.
+    """
+    qrels = {query: {key: max(0, one) for key, one in row.items()} for query, row in qrels.items()}
+    names = {
+        "nDCG": "ndcg", "nDCG@3": "ndcg_cut_3", "recall@3": "recall_3", "precision@1": "P_1",
+        "precision@3": "P_3", "precision@10": "P_10", "success@1": "success_1",
+        "success@3": "success_3", "MRR": "recip_rank", "MAP": "map", "MAP@3": "map_cut_3",
+        "R-precision": "Rprec",
+    }  # fmt: skip
+    asked = {
+        "ndcg", "ndcg_cut.3", "recall.3", "P.1,3,10", "success.1,3", "recip_rank", "map",
+        "map_cut.3", "Rprec",
+    }  # fmt: skip
+    found = pytrec_eval.RelevanceEvaluator(qrels, asked).evaluate(run)
+    return {
+        ours: sum(of_query[theirs] for of_query in found.values()) / len(qrels)
+        for ours, theirs in names.items()
+    }
+
+
+IDS = st.sampled_from([f"d{number}" for number in range(12)] + ["é", "z", "Z", "文"])
+QUERY_IDS = st.sampled_from(["q1", "q2", "q3", "问"])
+SCORES = st.sampled_from([3.0, 2.0, 1.0, 1.00000001, 0.1, -1.5, 0.0])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.dictionaries(QUERY_IDS, st.dictionaries(IDS, st.integers(-2, 4), min_size=1), min_size=1),
+    st.dictionaries(QUERY_IDS, st.dictionaries(IDS, SCORES, min_size=1), min_size=1),
+    st.randoms(use_true_random=False),
+)
+def test_a_run_scores_as_by_trec_eval(
+    tmp_path: Path,
+    qrels: dict[str, dict[str, int]],
+    run: dict[str, dict[str, float]],
+    random: Random,
+) -> None:
+    """Ties, lines in any order, grades below 0, queries that only one side has."""
+    lines = [f"{q} Q0 {text} 0 {score!r} t\n" for q in run for text, score in run[q].items()]
+    random.shuffle(lines)
+    (tmp_path / "run").write_text("".join(lines))
+    judged = [f"{q} 0 {text} {grade}\n" for q in qrels for text, grade in qrels[q].items()]
+    (tmp_path / "qrels").write_text("".join(judged))
+    if not run.keys() & qrels.keys():
+        with pytest.raises(EvalDataError, match="No query of"):
+            score_run(tmp_path / "run", tmp_path / "qrels")
+        return
+
+    report = score_run(tmp_path / "run", tmp_path / "qrels", metrics=ALL)
+
+    expected = trec_eval(qrels, run)
+    assert {name: report.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    assert (report.queries, report.unjudged) == (len(qrels), len(run.keys() - qrels.keys()))
+    assert report.missing == len(qrels.keys() - run.keys())
+
+
+def test_finding_nothing_for_half_of_the_queries_halves_every_score() -> None:
+    random = Random(3)
+    pool = [f"d{number}" for number in range(30)]
+    qrels, run = {}, {}
+    for number in range(20):  # each query twice, so that both halves score the same
+        grades = {text: random.randint(0, 2) for text in pool[:9]} | {pool[9]: 1}
+        ranking = random.sample(pool, 25)
+        for half in "ab":
+            qrels[f"{half}{number}"], run[f"{half}{number}"] = grades, ranking
+    whole = evaluate_run(qrels, run, ALL)
+
+    absent = {query: ranking for query, ranking in run.items() if query[0] == "a"}
+    empty = {query: ranking if query[0] == "a" else [] for query, ranking in run.items()}
+
+    for kept in (absent, empty):
+        found = evaluate_run(qrels, kept, ALL)
+        assert found == pytest.approx({name: value / 2 for name, value in whole.items()}, abs=1e-12)
+
+
+def test_names_of_metrics() -> None:
+    assert parse_metrics("ndcg@10, Map,mrr@10,MAP , Success@1000,r-PRECISION") == (
+        "nDCG@10", "MAP", "MRR@10", "success@1000", "R-precision",
+    )  # fmt: skip
+    assert parse_metrics(",".join(METRICS)) == METRICS
+    assert (greatest_cut_off(ALL), greatest_cut_off(["MAP"])) == (10, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "hits@10", "nDCG@", "nDCG@0", "nDCG@1001", "nDCG@x", "nDCG@-1", "nDCG@²", "nDCG@1@2",
+     "recall", "precision", "success", "R-precision@5", "nDCG@10,", "nDCG@" + "9" * 5000],
+)  # fmt: skip
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(UsageError, match="Got the metric"):
+        parse_metrics(name)

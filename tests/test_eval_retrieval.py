@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,13 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.cli import app
+from eval.formats import DataSource, read_data
 from eval.metrics import METRICS
 from eval.retrieval import evaluate_retrieval
+from eval.run_scores import score_run
 from eval.trec import read_run
 from rag.build import Rag
 from rag.config import load_settings
 from rag.errors import EvalDataError, ModelError, PathError, StorageError
-from rag.retrieve import System
+from rag.retrieve import Retriever, System
 from rag.terminal import Progress
 from rag.testing import FakeEmbedder
 
@@ -81,7 +84,12 @@ def test_every_system_is_measured(rag: Rag, data: Path, system: System) -> None:
 def test_the_json_is_as_documented(rag: Rag, data: Path) -> None:
     found = evaluate_retrieval(rag, data, system="bm25").to_json()
 
-    assert list(found) == ["system", "data", "queries", "metrics", "seconds"]
+    assert list(found) == [
+        "system", "data", "queries", "metrics", "seconds", "embedding_seconds", "depth", "texts",
+        "latency", "index_bytes", "left_out",
+    ]  # fmt: skip
+    assert list(found["latency"]) == ["queries", "median_ms", "p95_ms"]
+    assert found["left_out"] == {"unjudged": 1, "nothing_relevant": 0, "unanswerable": 0}
     assert list(found["metrics"]) == [
         "nDCG@10",
         "recall@5",
@@ -124,7 +132,7 @@ def test_a_changed_corpus_is_indexed_anew(rag: Rag, data: Path) -> None:
 
 
 def test_indexing_that_broke_off_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.retrieval._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("eval.indexed._TEXTS_AT_ONCE", 2)
 
     class Failing(FakeEmbedder):
         def encode_passages(self, texts: Any) -> Any:
@@ -196,9 +204,147 @@ def test_a_reranker_is_part_of_what_is_measured(rag: Rag, data: Path) -> None:
     assert reranked.system == "dense+cross-encoder"
 
 
+def test_what_it_takes_is_reported_beside_quality(data: Path) -> None:
+    class Slow(FakeEmbedder):
+        def encode_queries(self, texts: Any) -> Any:
+            time.sleep(0.05)
+            return super().encode_queries(texts)
+
+    dense = evaluate_retrieval(with_fake(Slow()), data, system="dense")
+    bm25 = evaluate_retrieval(with_fake(Slow()), data, system="bm25")
+
+    assert 0.05 <= dense.embedding_seconds <= dense.seconds
+    assert (dense.depth, dense.texts, dense.latency.queries) == (100, 5, 4)
+    assert 50 <= dense.latency.median_ms <= dense.latency.p95_ms < 5000
+    assert dense.index_bytes["dense"] > 0
+    assert (bm25.embedding_seconds, bm25.index_bytes["dense"]) == (0, 0)
+    assert bm25.index_bytes["lexical"] > 0
+
+
+def test_the_sample_of_single_queries_is_spread_and_small(
+    rag: Rag, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eval.retrieval.LATENCY_SAMPLE", 2)
+    asked: list[str] = []
+    search = Retriever.search
+
+    def noting(self: Retriever, text: str, top_k: int) -> Any:
+        asked.append(text)
+        return search(self, text, top_k)
+
+    monkeypatch.setattr(Retriever, "search", noting)
+
+    assert evaluate_retrieval(rag, data, system="bm25").latency.queries == 2
+    assert asked == [QUERIES["q-pump"][0], QUERIES["q-visit"][0]]
+
+
+def test_chosen_metrics_and_those_of_each_query(rag: Rag, data: Path, tmp_path: Path) -> None:
+    report = evaluate_retrieval(
+        rag, data, system="bm25", metrics=("MAP", "precision@200"), per_query=tmp_path / "each"
+    )
+
+    rows = [json.loads(line) for line in (tmp_path / "each").read_text().splitlines()]
+    assert [row["query"] for row in rows] == ["q-pump", "q-leave", "q-visit", "q-none"]
+    assert rows[1]["metrics"] == {"MAP": 1.0, "precision@200": 2 / 200}
+    assert rows[3] == {
+        "query": "q-none",
+        "metrics": {"MAP": 0.0, "precision@200": 0.0},
+        "relevant": 1,
+        "retrieved": 0,
+    }
+    assert (report.metrics["MAP"], report.depth) == (0.75, 200)
+
+
+def test_a_saved_run_scores_the_same_by_itself(rag: Rag, data: Path, tmp_path: Path) -> None:
+    for name in ("corpus.jsonl", "qrels/test.tsv"):
+        content = (data / name).read_text(encoding="utf-8").replace("same leave", "leave2")
+        (data / name).write_text(content, encoding="utf-8")
+    run, qrels = tmp_path / "run.trec", data / "qrels" / "test.tsv"
+    measured = evaluate_retrieval(rag, data, system="hybrid", run_file=run)
+
+    scored = score_run(run, qrels)
+
+    assert (scored.metrics, scored.system) == (measured.metrics, "hybrid")
+
+
+def test_ranking_that_broke_off_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.rankings.QUERIES_AT_ONCE", 1)
+    expected = evaluate_retrieval(with_fake(FakeEmbedder()), data, system="dense")
+
+    class Failing(FakeEmbedder):
+        def encode_queries(self, texts: Any) -> Any:
+            if any("visitors" in text for text in texts):
+                raise ModelError("out of memory")
+            return super().encode_queries(texts)
+
+    failing, going_on, other = Failing(), FakeEmbedder(), FakeEmbedder()
+    with pytest.raises(ModelError, match="out of memory"):
+        evaluate_retrieval(with_fake(failing), data, system="dense")
+    home = with_fake(other).settings.home
+    (kept,) = (home / "eval").glob("*/rankings-*")
+    assert len(list(kept.iterdir())) == 2
+    evaluate_retrieval(with_fake(other), data, system="rrf")  # another system starts anew
+    torn = sorted(kept.iterdir())[1]
+    torn.write_bytes(torn.read_bytes()[:-20])
+    monkeypatch.setattr("eval.retrieval.LATENCY_SAMPLE", 1)
+
+    found = evaluate_retrieval(with_fake(going_on), data, system="dense")
+
+    assert found.metrics == expected.metrics
+    ranked = [text for text in going_on.encoded if text != QUERIES["q-pump"][0]]
+    assert ranked == [QUERIES[key][0] for key in ("q-leave", "q-visit", "q-none")]
+    assert not kept.exists()
+
+
+def test_a_retriever_that_returns_nothing_for_half_of_the_queries(
+    rag: Rag, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two queries left both have all they should: every score is a half."""
+    rank_many = Retriever.rank_many
+
+    def half(self: Retriever, queries: Any, top_k: int) -> Any:
+        found = rank_many(self, queries, top_k)
+        return [one if "pump" in query or "年假" in query else [] for query, one in zip(
+            queries, found, strict=True)]  # fmt: skip
+
+    monkeypatch.setattr(Retriever, "rank_many", half)
+
+    assert evaluate_retrieval(rag, data, system="bm25").metrics == dict.fromkeys(METRICS, 0.5)
+
+
+def test_documents_of_a_folder_are_what_is_found(rag: Rag, tmp_path: Path) -> None:
+    """Chunks of a file count for the file, once, at the best rank."""
+    for name, text in (("hr/leave.md", "Leave lasts. " * 400 + "Fifteen days of leave."),
+                       ("pump.txt", "Oil the pump every month.")):  # fmt: skip
+        (tmp_path / "docs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "docs" / name).write_text(text)
+    table = tmp_path / "qa.csv"
+    table.write_text(
+        "question,answer,source\nHow long is leave?,15,leave.md\nOil for the pump?,,pump.txt\n"
+    )
+    source = DataSource(str(table), corpus=tmp_path / "docs")
+
+    report = evaluate_retrieval(
+        rag,
+        read_data(source),
+        system="hybrid",
+        metrics=("MRR", "recall@2"),
+        run_file=tmp_path / "run.trec",
+    )
+
+    assert (report.texts, report.metrics) == (2, {"MRR": 1.0, "recall@2": 1.0})
+    assert sorted(read_run(tmp_path / "run.trec")["q1"])[0] == "hr/leave.md"
+    again = FakeEmbedder()
+    evaluate_retrieval(with_fake(again), read_data(source), system="hybrid")
+    assert not [text for text in again.encoded if "lasts" in text]
+    (tmp_path / "docs" / "broken.pdf").write_bytes(b"%PDF-1.4")
+    with pytest.raises(EvalDataError, match=r"cannot be ingested, among them broken\.pdf"):
+        evaluate_retrieval(rag, read_data(source), system="hybrid")
+
+
 def test_progress_goes_up(rag: Rag, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.retrieval._TEXTS_AT_ONCE", 2)
-    monkeypatch.setattr("eval.retrieval._QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr("eval.indexed._TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr("eval.rankings.QUERIES_AT_ONCE", 3)
     seen: list[Progress] = []
 
     evaluate_retrieval(rag, data, system="rrf", progress=seen.append)
@@ -227,8 +373,12 @@ def test_the_command_prints_a_table_or_json(data: Path) -> None:
     as_json = CliRunner().invoke(app, [*arguments, "--limit", "2", "--json"])
 
     assert table.exit_code == 0, table.output
-    header, row = table.stdout.splitlines()
-    assert header.split() == ["system", "data", "queries", *METRICS, "seconds"]
+    header, row, left_out = table.stdout.splitlines()
+    assert header.split() == [
+        "system", "data", "queries", *METRICS, "seconds", "embedding", "median_ms", "p95_ms",
+        "dense_bytes", "lexical_bytes",
+    ]  # fmt: skip
+    assert left_out == "Queries left out: 1 without judgements."
     assert row.split()[:8] == ["bm25", "tiny", "4", *["0.7500"] * 5]
     found = json.loads(as_json.stdout)
     assert (found["system"], found["queries"], found["metrics"]["MRR@10"]) == ("bm25", 2, 1.0)

@@ -55,6 +55,13 @@ def test_equal_scores_are_ordered_as_trec_eval_does(path: Path) -> None:
     assert read_run(path) == {"q": ["z", "c", "b", "a"]}
 
 
+def test_scores_are_compared_as_trec_eval_keeps_them(path: Path) -> None:
+    """In 32 bits 1.00000001 is 1; what is beyond them is without end."""
+    path.write_text("q Q0 a 1 1.00000001 t\nq Q0 b 2 1 t\nq Q0 c 3 1e40 t\nq Q0 d 4 -inf t\n")
+
+    assert read_run(path) == {"q": ["c", "b", "a", "d"]}
+
+
 @pytest.mark.parametrize("bad", ["", " ", "a b", "a\tb", "a\n", "\u3000", "a\u00a0b", "a\x85b"])
 def test_ids_with_white_space_are_refused(path: Path, bad: str) -> None:
     for run, tag in (({bad: ["d"]}, "t"), ({"q": ["d", bad]}, "t"), ({"q": ["d"]}, bad)):
@@ -77,8 +84,8 @@ def test_lines_that_are_off_are_named(path: Path, line: str) -> None:
 def test_files_that_cannot_be_read(path: Path) -> None:
     with pytest.raises(PathError, match="No such file"):
         read_run(path)
-    path.write_bytes(b"q Q0 \xff 1 9 t\n")
-    with pytest.raises(EvalDataError, match="not UTF-8"):
+    path.write_bytes(b"q Q0 d 1 9 t\nq Q0 \xff 1 9 t\n")
+    with pytest.raises(EvalDataError, match="line 2: not UTF-8"):
         read_run(path)
 
 
