@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from eval import answers_cli, retrieval_cli
+from eval import answers_cli, compare_cli, load_cli, retrieval_cli
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,3 +17,5 @@ def measure() -> None:
 app.command()(retrieval_cli.retrieval)
 app.command()(answers_cli.answers)
 app.command()(answers_cli.refusal)
+app.command()(compare_cli.compare)
+app.command()(load_cli.load)

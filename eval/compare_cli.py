@@ -21,7 +21,9 @@ DEFAULT_METRIC = "nDCG@10"
 def compare(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="A B...", show_default=False, help="Results by query, or TREC runs."),
+        typer.Argument(
+            metavar="A B...", show_default=False, help="Results by query, or TREC runs."
+        ),
     ],
     qrels: Annotated[
         Path | None, typer.Option("--qrels", help="Judgements; the files are TREC runs.")

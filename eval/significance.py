@@ -22,6 +22,8 @@ RESAMPLES: Final = 9_999
 TIE: Final = 1e-9
 """Differences up to here are ties, and sums that differ by this share of all are equal."""
 
+Numbers = Sequence[float] | NDArray[np.float64]
+
 _AT_ONCE = 4_000_000  # values in memory while resampling
 
 
@@ -49,7 +51,7 @@ class Interval:
 
 
 def randomization_test(
-    differences: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
+    differences: Numbers, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> PairedTest:
     """Test, two-sided, whether paired differences are more than chance (Fisher's sign flips).
 
@@ -77,7 +79,8 @@ def randomization_test(
 
     def far(signed: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         # Rounded: sums that are equal but for the order of adding must count as equal.
-        return np.round(np.abs(signed.sum(axis=axis)) / total / TIE)
+        rounded: NDArray[np.float64] = np.round(np.abs(signed.sum(axis=axis)) / total / TIE)
+        return rounded
 
     found = stats.permutation_test(
         (values,),
@@ -90,12 +93,14 @@ def randomization_test(
         rng=np.random.default_rng(seed),
     )
     return PairedTest(
-        min(1.0, float(found.pvalue)), exact=exact, resamples=2 ** len(values) if exact else resamples
+        min(1.0, float(found.pvalue)),
+        exact=exact,
+        resamples=2 ** len(values) if exact else resamples,
     )
 
 
 def bootstrap_interval(
-    differences: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
+    differences: Numbers, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
     """Return the 95 % interval of the mean difference by the BCa bootstrap over queries.
 
@@ -129,7 +134,7 @@ def bootstrap_interval(
     return Interval(float(found.low), float(found.high))
 
 
-def effect_size(differences: Sequence[float]) -> float | None:
+def effect_size(differences: Numbers) -> float | None:
     """Return the mean difference in standard deviations of the differences (Cohen's d_z).
 
     0 where there is no difference at all; None where all differences are equal and not 0, or there
@@ -164,7 +169,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _checked(differences: Sequence[float]) -> NDArray[Any]:
+def _checked(differences: Numbers) -> NDArray[Any]:
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or not len(values):
         raise ValueError("got no differences, expected at least one")

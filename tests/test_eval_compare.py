@@ -1,4 +1,4 @@
-"""`youju eval compare`: files in, verdict out; what cannot be compared is refused, never averaged."""
+"""`youju eval compare`: files in, verdict out; what cannot be compared is refused."""
 
 from __future__ import annotations
 

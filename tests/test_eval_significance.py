@@ -182,7 +182,7 @@ def test_holm_only_raises_and_keeps_the_order(p_values: list[float]) -> None:
 def test_what_is_no_number_is_refused(wrong: list[float]) -> None:
     for measured in (randomization_test, bootstrap_interval, effect_size):
         with pytest.raises(ValueError, match="difference"):
-            measured(wrong)  # type: ignore[operator]
+            measured(wrong)
     with pytest.raises(ValueError, match="expected at least two"):
         bootstrap_interval([0.1])
     with pytest.raises(ValueError, match="expected numbers in"):
