@@ -37,6 +37,8 @@ COMMANDS = [
     ["eval", "retrieval"],
     ["eval", "answers"],
     ["eval", "refusal"],
+    ["eval", "compare"],
+    ["eval", "load"],
     ["glm", "inspect"],
     ["glm", "convert"],
     ["glm", "quantize"],

@@ -168,14 +168,14 @@ def _print(report: LoadReport, kind: str) -> None:
     parts = [f"turned away with 429: {report.turned_away:,}"]
     parts += [f"{name}: {number:,}" for name, number in failed if number]
     say("; ".join(parts) + "\n")
-    rows = [("latency, ms", report.latency)]
+    rows = [("latency, ms", report.latency, 1)]
     if kind == "answer":
         rows += [
-            ("first text, ms", report.first_text),
-            (f"ms per {report.unit[:-1]}", report.per_unit),
+            ("first text, ms", report.first_text, 1),
+            (f"ms per {report.unit[:-1]}", report.per_unit, 3),
         ]
-    rows.append(("generator late, ms", report.lateness))
-    shown = [_row(name, spread) for name, spread in rows if spread is not None]
+    rows.append(("generator late, ms", report.lateness, 1))
+    shown = [_row(name, spread, digits) for name, spread, digits in rows if spread is not None]
     print_table(["", "count", "p50", "p90", "p95", "p99", "max"], shown)
     say()
     if kind == "answer":
@@ -189,6 +189,6 @@ def _print(report: LoadReport, kind: str) -> None:
         say("This program did not keep up: the server is not alone to blame. Lower the rate.")
 
 
-def _row(name: str, spread: Spread) -> list[str]:
+def _row(name: str, spread: Spread, digits: int) -> list[str]:
     times = (spread.p50, spread.p90, spread.p95, spread.p99, spread.max)
-    return [name, f"{spread.count:,}", *(f"{1000 * one:.1f}" for one in times)]
+    return [name, f"{spread.count:,}", *(f"{1000 * one:.{digits}f}" for one in times)]

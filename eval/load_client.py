@@ -28,7 +28,9 @@ LARGEST_ANSWER: Final = 16 * 1024 * 1024
 _IDLE_S = 4.0  # servers close an idle connection after 5 seconds or later
 _PROBE_S = 30.0
 _PAGES_MOST = 1_000
-_DELTA, _DONE = "response.output_text.delta", ("response.completed", "response.incomplete")
+_DELTA, _FAILED = "response.output_text.delta", "response.failed"
+_DONE = ("response.completed", "response.incomplete")
+_READ = tuple(kind.encode() for kind in (_DELTA, _FAILED, *_DONE))
 
 
 class Connections:
@@ -243,7 +245,7 @@ async def _streamed(status: int, response: httpx.Response, text_came: Callable[[
             first = first or last
             text_came()
             characters += len(event["delta"])
-        elif kind == "response.failed":
+        elif kind == _FAILED:
             return Reply(status, "stream_failed")
         elif kind in _DONE:
             return Reply(
@@ -253,12 +255,16 @@ async def _streamed(status: int, response: httpx.Response, text_came: Callable[[
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    """Yield the data of server-sent events; what is no JSON object is passed over."""
+    """Yield the data of server-sent events; what need not be read, or is no JSON, is passed over.
+
+    Most of a stream's bytes are other events, the passages found among them: reading them all
+    would take this program longer than the rest of its work.
+    """
     rest = b""
     async for piece in _pieces(response):
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
-            if not line.startswith(b"data:"):
+            if not line.startswith(b"data:") or not any(kind in line for kind in _READ):
                 continue
             try:
                 event = json.loads(line[5:])

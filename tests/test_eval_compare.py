@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -226,3 +227,25 @@ def test_wrong_options(run: Run, tmp_path: Path, a: Path, b: Path) -> None:
     assert_one_line(run("eval", "compare", *both, "--qrels", "no.txt"), 2, "Cannot read no.txt")
     wrong = run("eval", "compare", *both, "--qrels", str(a), "--metric", "f1")
     assert_one_line(wrong, 2, "'f1'", "nDCG@10")
+
+
+def test_the_commands_of_the_page_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs/evaluation.md").read_text("utf-8")
+    section = page.split("## Compare")[1].split("\n## ")[0]
+    commands = re.findall(r"^youju (eval compare .*)$", section, re.M)
+    assert len(commands) == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t1\nq3\td3\t1\n"
+    )
+    write_run(tmp_path / "bm25.run", {"q1": ["d1"], "q2": ["d1", "d2"]}, "bm25")
+    write_run(tmp_path / "hybrid.run", {"q1": ["d1"], "q2": ["d2"], "q3": ["d3"]}, "hybrid")
+    (result,) = re.findall(r'`(\{"query".*?\}\})`', section)
+    for name in ("before", "after"):
+        (tmp_path / f"{name}.jsonl").write_text(f"{result}\n{result.replace('q1', 'q2')}\n")
+
+    assert "hybrid" in run(*commands[0].split()).out
+    assert len(run(*commands[1].split()).json["comparisons"]) == 2
