@@ -40,6 +40,8 @@ COMMANDS = [
     ["eval", "make"],
     ["eval", "accept"],
     ["eval", "gate"],
+    ["eval", "compare"],
+    ["eval", "load"],
     ["glm", "inspect"],
     ["glm", "convert"],
     ["glm", "quantize"],
