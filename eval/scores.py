@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.data import MAX_GRADE, QRELS_HEADER
-from eval.jsonl import json_rows, read, shown, text_lines
-from eval.metrics import METRICS, evaluate_run
+from eval.jsonl import json_rows, read, shown
+from eval.metrics import parse_metrics, query_values
+from eval.qrels import grades as read_grades
+from eval.qrels import judgements
 from eval.trec import read_run
 from rag.errors import EvalDataError
 
@@ -67,7 +68,7 @@ def read_runs(
     Args:
         paths: One a system.
         qrels: The judgements.
-        metrics: Names from eval.metrics.METRICS.
+        metrics: Names that `eval.metrics.parse_metrics` reads.
         missing_as_zero: Whether a judged query that a run lacks counts as one for which nothing
             was found, rather than as an error.
 
@@ -75,13 +76,9 @@ def read_runs(
         PathError: If a run cannot be read.
         EvalDataError: If a file is not as expected, a metric is unknown, or a run lacks a query.
     """
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise EvalDataError(
-            f"Got --metric {shown(unknown[0])}.",
-            do=f"With --qrels expected one of {', '.join(METRICS)}.",
-        )
-    grades = {query: judged for query, judged in read_qrels(qrels).items() if any(judged.values())}
+    spelt = {name: parse_metrics(name)[0] for name in metrics}
+    judged = read_grades(judgements(qrels))
+    grades = {query: found for query, found in judged.items() if any(found.values())}
     if not grades:
         raise EvalDataError(f"{qrels} judges no text as relevant.", do=_QRELS)
     systems = []
@@ -100,40 +97,14 @@ def read_runs(
                 f"{path} has {_some(alone)} that another run lacks.",
                 do="Expected runs of the same queries.",
             )
-        by_query = {
-            query: evaluate_run({query: judged}, {query: run.get(query, [])})
-            for query, judged in grades.items()
-        }
+        found = {query: run.get(query, []) for query in grades}
+        by_query = query_values(grades, found, tuple(spelt.values()))
         scores = {
-            metric: {query: values[metric] for query, values in by_query.items()}
+            metric: {query: values[spelt[metric]] for query, values in by_query.items()}
             for metric in metrics
         }
         systems.append(System(name, scores, unjudged=len(run.keys() - grades.keys())))
     return systems
-
-
-def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Return query id -> text id -> grade (below 0: 0), of a BEIR table or a TREC file.
-
-    Raises:
-        EvalDataError: If the file is neither.
-    """
-    lines = list(text_lines(path, read(path, _QRELS)))
-    beir = bool(lines) and tuple(lines[0][1].split("\t")) == QRELS_HEADER
-    found: dict[str, dict[str, int]] = {}
-    for at, line in lines[1:] if beir else lines:
-        cells = line.split("\t") if beir else line.split()
-        try:
-            query, text, grade = cells if beir else (cells[0], *cells[2:])
-            value = int(grade)
-            if value > MAX_GRADE or text in found.get(query, {}):
-                raise ValueError
-        except (ValueError, IndexError):
-            raise EvalDataError(
-                f"{at}: got {shown(line)}.", do=f"{_QRELS} Each text is judged once a query."
-            ) from None
-        found.setdefault(query, {})[text] = max(0, value)
-    return found
 
 
 def check_same_queries(systems: Sequence[System], metric: str) -> None:

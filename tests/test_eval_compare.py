@@ -226,7 +226,7 @@ def test_wrong_options(run: Run, tmp_path: Path, a: Path, b: Path) -> None:
     assert_one_line(run("eval", "compare", *both, "--missing-as-zero"), 2, "--qrels")
     assert_one_line(run("eval", "compare", *both, "--qrels", "no.txt"), 2, "Cannot read no.txt")
     wrong = run("eval", "compare", *both, "--qrels", str(a), "--metric", "f1")
-    assert_one_line(wrong, 2, "'f1'", "nDCG@10")
+    assert_one_line(wrong, 2, "'f1'", "nDCG@k")
 
 
 def test_the_commands_of_the_page_run(
