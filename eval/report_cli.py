@@ -12,6 +12,7 @@ from rag.terminal import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from eval.report_data import Report
+    from rag.retrieve import System
 
 
 class SystemName(StrEnum):
@@ -66,7 +67,7 @@ def report(
 
     check_installed()
     check_out(out)
-    systems = tuple(name.value for name in dict.fromkeys(system or _DEFAULT))
+    systems: tuple[System, ...] = tuple(dict.fromkeys(name.value for name in system or _DEFAULT))
     arguments = ["eval", "report", "--data", str(data.absolute()), "--out", str(out.absolute())]
     for name in systems:
         arguments += ["--system", name]

@@ -21,7 +21,13 @@ from eval.report_data import (
     WorstQuery,
     WrongAnswer,
 )  # fmt: skip
-from eval.report_facts import command_line, file_facts, setting_facts, version_facts
+from eval.report_facts import (
+    command_line,
+    file_facts,
+    setting_facts,
+    version_facts,
+    without_secrets,
+)
 from eval.report_stats import binned, ndcg, recall_curve
 from eval.report_text import beginning
 from eval.retrieval import TOP_K, opened_set
@@ -97,7 +103,7 @@ def collect(
         try:
             run, latencies = _rank(rag, found, system, wanted.seed, progress)
         except YoujuError as error:
-            results.append(SystemResult(label, {}, failure=str(error)))
+            results.append(SystemResult(label, {}, failure=without_secrets(str(error), loaded)))
             continue
         runs[label] = run
         results.append(_scored(label, found, run, latencies))
@@ -110,7 +116,9 @@ def collect(
         seed=wanted.seed,
         command=command_line(arguments, loaded, environ),
         systems=tuple(results),
-        answers=_answers(rag, found, questions, wanted.worst, progress) if questions else None,
+        answers=_answers(rag, loaded, found, questions, wanted.worst, progress)
+        if questions
+        else None,
         without_answers=_without(wanted),
         settings=setting_facts(loaded),
         versions=version_facts(),
@@ -248,7 +256,12 @@ def _questions(found: RetrievalSet, wanted: Wanted) -> list[Asked]:
 
 
 def _answers(
-    rag: Rag, found: RetrievalSet, questions: Sequence[Asked], most: int, progress: Advance
+    rag: Rag,
+    loaded: LoadedSettings,
+    found: RetrievalSet,
+    questions: Sequence[Asked],
+    most: int,
+    progress: Advance,
 ) -> AnswersResult:
     settings = rag.settings
     given: list[tuple[Asked, Answer]] = []
@@ -272,13 +285,13 @@ def _answers(
         failed=len(questions) - len(given),
         cited=sum(_cites(found, asked, answer) for asked, answer in given),
         citations=sum(len(answer.citations) for _, answer in given),
-        latencies_ms=tuple(latencies),
+        latencies_ms=tuple(latencies[1:]),  # the first one loads what is loaded on first use
         bins=binned(
             [answer.confidence for (_, answer), kept in zip(given, told, strict=True) if kept],
             [each for each, kept in zip(right, told, strict=True) if kept],
         ),
         wrong=_wrong([pair for pair, each in zip(given, right, strict=True) if not each], most),
-        failure=failure,
+        failure=without_secrets(failure, loaded),
     )
 
 

@@ -121,7 +121,7 @@ class AnswersResult:
         failed: Questions that met an error; they count as not right.
         cited: Answers with a citation from a relevant text.
         citations: Citations of all answers given.
-        latencies_ms: Milliseconds of each question that met no error.
+        latencies_ms: Milliseconds of the questions that met no error, but the first.
         bins: Of the answers given, by confidence; they cover [0, 1].
         wrong: Answers that are not right, the most confident first.
         failure: What stopped the measurement, or the first question's error; else "".

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +22,7 @@ _PACKAGES = (
     "transformers", "sentence-transformers", "langchain-core", "ir-measures", "matplotlib",
 )  # fmt: skip
 _HIDDEN = "(set, not shown)"
+_URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s,]+")
 
 
 def setting_facts(loaded: LoadedSettings) -> tuple[Fact, ...]:
@@ -31,27 +33,38 @@ def setting_facts(loaded: LoadedSettings) -> tuple[Fact, ...]:
     )
 
 
+def without_secrets(text: str, loaded: LoadedSettings) -> str:
+    """Return a message with the settings' secrets, and what may be one in a URL, replaced."""
+    for name in loaded.origins:
+        for secret in _secrets(getattr(loaded.settings, name)):
+            if value := secret.get_secret_value():
+                text = text.replace(value, "***")
+    return _URL.sub(lambda found: _public_url(found[0]), text)
+
+
+def _secrets(value: object) -> list[SecretStr]:
+    values = value if isinstance(value, tuple) else (value,)
+    return [each for each in values if isinstance(each, SecretStr)]
+
+
 def _shown(value: object) -> str:
-    secrets = value if isinstance(value, tuple) else (value,)
-    if any(isinstance(each, SecretStr) for each in secrets):
-        return _HIDDEN if any(str(each) for each in secrets) else ""
+    if isinstance(value, tuple | SecretStr):
+        return _HIDDEN if any(each.get_secret_value() for each in _secrets(value)) else ""
     if value is None:
         return "(unset)"
-    return _without_secrets(str(value))
+    return _URL.sub(lambda found: _public_url(found[0]), str(value))
 
 
-def _without_secrets(text: str) -> str:
+def _public_url(url: str) -> str:
     """Return a URL without what may be a key in it: user, password, query, fragment."""
-    if "://" not in text:
-        return text
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(url)
     except ValueError:
-        return _HIDDEN
-    host = parts.netloc.rpartition("@")
-    netloc = f"***@{host[2]}" if host[1] else host[2]
-    query = "***" if parts.query else ""
-    return urlunsplit((parts.scheme, netloc, parts.path, query, "***" if parts.fragment else ""))
+        return "***"
+    _, at, host = parts.netloc.rpartition("@")
+    query, fragment = "***" if parts.query else "", "***" if parts.fragment else ""
+    netloc = f"***@{host}" if at else host
+    return urlunsplit((parts.scheme, netloc, parts.path, query, fragment))
 
 
 def version_facts() -> tuple[Fact, ...]:

@@ -33,9 +33,9 @@ _LOOKS = {
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
     "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none",
     "savefig.edgecolor": "none", "lines.linewidth": 2.0, "text.usetex": False,
-    "text.parse_math": False, "axes.unicode_minus": True,
+    "text.parse_math": False, "axes.axisbelow": True, "axes.unicode_minus": True,
 }  # fmt: skip
-_WIDTH = 5.6
+_WIDTH = 5.0
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 

@@ -234,7 +234,7 @@ def _calibration(answers: AnswersResult) -> Section:
         tables=(
             Table(
                 "Confidence against share right",
-                ("confidence", "answers", "mean confidence", "share right", "right, of",
+                ("confidence", "answers", "mean confidence", "share right", "right of",
                  "95 % interval"),
                 rows,
                 numbers=True,
@@ -311,7 +311,7 @@ def _query(number: int, query: WorstQuery, best: str) -> Section:
         tables=(
             Table(
                 f"What should have been found ({shown})",
-                ("text", "grade", *(f"rank in {name}" for name in systems), "beginning"),
+                ("text", "grade", *(f"{name} rank" for name in systems), "beginning"),
                 relevant,
             ),
             Table(

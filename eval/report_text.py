@@ -14,7 +14,9 @@ MOST = 100_000
 
 _AS_ENTITY = frozenset("\\`<>|&")
 _SPECIAL = re.compile(r"[\\`<>|&*_{}\[\]#!~$^]")
-_LINKING = re.compile(r"(@|#(?=\d)|:(?=//)|\bwww(?=\.)|\b(?:mailto|xmpp)(?=:))", re.IGNORECASE)
+_LINKING = re.compile(
+    r"(@(?=[a-z]|[\w-]*\.)|#(?=\d)|:(?=//)|\bwww(?=\.)|\b(?:mailto|xmpp)(?=:))", re.IGNORECASE
+)
 
 
 def beginning(text: str, most: int) -> str:
