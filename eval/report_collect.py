@@ -312,7 +312,7 @@ def _ask(
         except YoujuError as error:
             failure, in_a_row = failure or str(error), in_a_row + 1
             if in_a_row == _FAILURES_IN_A_ROW:
-                return f"Stopped after {in_a_row} errors in a row. The first error: {failure}"
+                return f"Stopped when {in_a_row} in a row had failed. The first error: {failure}"
             continue
         in_a_row = 0
         latencies.append(1000 * (time.perf_counter() - begin))

@@ -164,7 +164,7 @@ def test_a_question_that_fails_is_told(data: Path, monkeypatch: pytest.MonkeyPat
     stopped = made(with_fake(), Wanted(data, ("bm25",))).answers
     assert stopped is not None
     assert (stopped.right, stopped.failed) == (0, 3)
-    assert stopped.failure == "Stopped after 1 errors in a row. The first error: It timed out."
+    assert stopped.failure == "Stopped when 1 in a row had failed. The first error: It timed out."
 
 
 def test_a_set_without_answers(data: Path) -> None:
