@@ -47,7 +47,7 @@ def check_installed() -> None:
         MissingExtra: If it is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtra("The report's figures", "eval")
+        raise MissingExtra("`youju eval report`", "eval")
 
 
 def figures(report: Report) -> dict[str, str]:
