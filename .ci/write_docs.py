@@ -37,6 +37,7 @@ COMMANDS = [
     ["eval", "retrieval"],
     ["eval", "answers"],
     ["eval", "refusal"],
+    ["eval", "report"],
     ["eval", "make"],
     ["eval", "accept"],
     ["eval", "gate"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from eval import answers_cli, compare_cli, gate_cli, load_cli, make_cli, retrieval_cli
+from eval import answers_cli, compare_cli, gate_cli, load_cli, make_cli, report_cli, retrieval_cli
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,6 +17,7 @@ def measure() -> None:
 app.command()(retrieval_cli.retrieval)
 app.command()(answers_cli.answers)
 app.command()(answers_cli.refusal)
+app.command()(report_cli.report)
 app.command()(make_cli.make)
 app.command()(make_cli.accept)
 app.command()(gate_cli.gate)
