@@ -39,6 +39,7 @@ COMMANDS = [
     ["eval", "refusal"],
     ["eval", "make"],
     ["eval", "accept"],
+    ["eval", "tune"],
     ["glm", "inspect"],
     ["glm", "convert"],
     ["glm", "quantize"],

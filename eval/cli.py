@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from eval import answers_cli, make_cli, retrieval_cli
+from eval import answers_cli, make_cli, retrieval_cli, tune_cli
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,3 +19,4 @@ app.command()(answers_cli.answers)
 app.command()(answers_cli.refusal)
 app.command()(make_cli.make)
 app.command()(make_cli.accept)
+app.command()(tune_cli.tune)
