@@ -12,7 +12,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from eval.retrieval import opened_set
 from eval.tune_chunks import CutCorpus, with_settings
 from eval.tune_measure import Measure, NamesOf, OpenFor, Task
 from eval.tune_report import (
+    Gain,
     TuneReport,
     check_out,
     paired_gain,
@@ -133,9 +134,14 @@ def tune(
             seed=options.seed,
             progress=lambda done: progress(Progress(done, options.trials, "trials")),
         )
+    start, best = trials.trials[0], trials.best
+    tune_gain = _gain(
+        tuning.scores(space.applied(start.values)),
+        tuning.scores(space.applied(best.values)),
+        options.seed,
+    )
     seconds = time.perf_counter() - begin
     progress(Progress(options.trials, options.trials, "held-out half"))
-    start, best = trials.trials[0], trials.best
     held_out = measure(halves[1], _depth(space))
     before = held_out.scores(space.applied(start.values))
     after = held_out.scores(space.applied(best.values))
@@ -150,7 +156,8 @@ def tune(
         best=best.values,
         tune=(start.score, best.score),
         held_out=(fmean(before.values()), fmean(after.values())),
-        gain=paired_gain([after[id_] - before[id_] for id_ in before], options.seed),
+        tune_gain=tune_gain,
+        held_out_gain=_gain(before, after, options.seed),
         left_out=space.left_out,
         embedder=rag.embedder.fingerprint,
         study=path,
@@ -185,6 +192,10 @@ def split_queries(
     chosen = set(random.Random(seed).sample(range(len(queries)), size))
     tune = [query for number, query in enumerate(queries) if number in chosen]
     return tune, [query for number, query in enumerate(queries) if number not in chosen]
+
+
+def _gain(before: Mapping[str, float], after: Mapping[str, float], seed: int) -> Gain:
+    return paired_gain([after[id_] - before[id_] for id_ in before], seed)
 
 
 def _texts(rag: Rag, data: RetrievalSet, corpus: Path | None, progress: Advance) -> _Texts:

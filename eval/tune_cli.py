@@ -88,12 +88,9 @@ def _print(report: TuneReport, out: Path | None) -> None:
         label = f"{report.metric}, {half} ({count(queries, 'query').replace('querys', 'queries')})"
         rows.append([label, f"{scores[0]:.4f}", f"{scores[1]:.4f}"])
     print_table(["setting", "in force", "best trial"], rows)
-    gain = report.gain
     say()
-    say(
-        f"Held-out gain {gain.mean:+.4f}, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}. "
-        f"{report.verdict}"
-    )
+    say(f"Gain on the held-out half {report.held_out_gain}; on the tune half {report.tune_gain}.")
+    say(report.verdict)
     for name, why in report.left_out.items():
         say(f"Not tuned: {name} ({why}).")
     ended = "Stopped after" if report.stopped else "After"

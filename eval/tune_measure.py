@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rag.config import Settings
 
 _QUERIES_AT_ONCE = 256
-_LEXICAL_KEPT = 8
+_LEXICAL_BYTES = 512 * 1024 * 1024  # of word rankings that are kept
 
 OpenFor = Callable[["Settings"], AbstractContextManager["OpenStore"]]
 """Opens the store that holds the texts as the settings cut and index them."""
@@ -150,6 +150,9 @@ class Measure:
                 break
         return list(found)[: self._task.places]
 
+    def _kept_bytes(self) -> int:
+        return sum(rankings.nbytes for rankings in self._lexical.values())
+
     def _searched(self, settings: Settings) -> tuple[_Cut, _Remembered]:
         """Return both indexes' rankings under these settings, searched now if they are new."""
         cut_key = settings.chunk_tokens, settings.chunk_overlap
@@ -173,8 +176,8 @@ class Measure:
                 if self._reranker is not None:
                     cut.chunks[id_] = chunk
         self._lexical[key] = lexical
-        if len(self._lexical) > _LEXICAL_KEPT:
-            self._lexical.popitem(last=False)
+        while len(self._lexical) > 1 and self._kept_bytes() > _LEXICAL_BYTES:
+            self._lexical.popitem(last=False)  # the one used longest ago
         return cut, lexical
 
 
@@ -196,6 +199,11 @@ class _Remembered:
 
     def __len__(self) -> int:
         return len(self._found)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the rankings, bytes."""
+        return sum(ids.nbytes + scores.nbytes for ids, scores in self._found)
 
     def ids(self) -> set[int]:
         """Return every id of any ranking."""

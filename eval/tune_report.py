@@ -40,6 +40,14 @@ class Gain:
         """Whether the whole interval lies above 0."""
         return self.low > 0
 
+    def to_json(self) -> dict[str, float | bool]:
+        """Return the three numbers and whether they show a gain."""
+        numbers = (round(number, 5) for number in (self.mean, self.low, self.high))
+        return {**dict(zip(("mean", "low", "high"), numbers, strict=True)), "shown": self.shown}
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f}, 95 % interval {self.low:+.4f} to {self.high:+.4f}"
+
 
 @dataclass(frozen=True, slots=True)
 class TuneReport:
@@ -55,7 +63,8 @@ class TuneReport:
         best: Those of the best trial of the tune half; `start` if none was better.
         tune: (start, best) on the tune half.
         held_out: (start, best) on the held-out half, which the search never saw.
-        gain: Of best over start, on the held-out half.
+        tune_gain, held_out_gain: Of best over start on each half. The best of many trials is
+            flattered by the tune half, which chose it, but not by the held-out one.
         left_out: Setting -> why it was not tuned.
         embedder: Fingerprint.
         study: The file that holds the trials.
@@ -72,11 +81,17 @@ class TuneReport:
     best: Mapping[str, Value]
     tune: tuple[float, float]
     held_out: tuple[float, float]
-    gain: Gain
+    tune_gain: Gain
+    held_out_gain: Gain
     left_out: Mapping[str, str]
     embedder: str
     study: Path
     seconds: float
+
+    @property
+    def taken(self) -> bool:
+        """Whether the best trial is recommended, which the tune half alone decides."""
+        return self.best != self.start and self.tune_gain.shown
 
     @property
     def changes(self) -> dict[str, Value]:
@@ -85,12 +100,17 @@ class TuneReport:
 
     @property
     def verdict(self) -> str:
-        """One sentence on what the held-out half says."""
+        """What to make of it, in a sentence or two."""
         if self.best == self.start:
             return "No trial was better than the settings in force: keep them."
-        if self.gain.shown:
-            return "The gain is shown: its whole interval lies above 0."
-        return "The gain is not shown: its interval reaches down to 0 or below."
+        shown = (
+            "The gain is shown: its whole interval lies above 0."
+            if self.held_out_gain.shown
+            else "The gain is not shown: its interval reaches down to 0 or below."
+        )
+        if self.taken:
+            return shown
+        return f"{shown} Nor is it sure on the tune half: keep the settings in force."
 
     def to_json(self) -> dict[str, Any]:
         """Return what `youju eval tune --json` prints; its keys are part of the interface."""
@@ -104,12 +124,9 @@ class TuneReport:
             "best": dict(self.best),
             "tune": _pair(self.tune),
             "held_out": _pair(self.held_out),
-            "gain": {
-                "mean": round(self.gain.mean, 5),
-                "low": round(self.gain.low, 5),
-                "high": round(self.gain.high, 5),
-                "shown": self.gain.shown,
-            },
+            "tune_gain": self.tune_gain.to_json(),
+            "held_out_gain": self.held_out_gain.to_json(),
+            "taken": self.taken,
             "left_out": dict(self.left_out),
             "study": str(self.study),
             "seconds": round(self.seconds, 3),
@@ -144,25 +161,27 @@ def paired_gain(differences: Sequence[float], seed: int, draws: int = 10_000) ->
 
 
 def settings_file(report: TuneReport) -> str:
-    """Return a settings file with what differs from the defaults, and what was measured."""
+    """Return a settings file with what differs from the defaults, and what was measured.
+
+    What is not recommended stands in it as comments.
+    """
     start, best = report.held_out
-    gain = report.gain
     lines = [
         HEADER,
         f"# Set {_one_line(report.data)}: {report.metric} of {report.held_out_queries} held-out "
         "queries:",
-        f"# {start:.4f} before, {best:.4f} with these settings; gain {gain.mean:+.4f}, "
-        f"95 % interval {gain.low:+.4f} to {gain.high:+.4f}.",
+        f"# {start:.4f} before, {best:.4f} with these settings; gain {report.held_out_gain}.",
         f"# {report.verdict}",
         f"# {report.trials} trials on {report.tune_queries} other queries: {report.tune[0]:.4f} "
-        f"before, {report.tune[1]:.4f} with these.",
+        f"before, {report.tune[1]:.4f} with these; gain {report.tune_gain}.",
         f"# Embedder: {_one_line(report.embedder)}. Other settings were as then in force.",
     ]
     if report.changes.keys() & {"chunk_tokens", "chunk_overlap"}:
         lines.append("# Stores that exist must be cut anew: youju reindex --store NAME")
     if not report.changes:
         lines.append("# Nothing differs from the defaults.")
-    lines += [f"{name} = {_toml(value)}" for name, value in report.changes.items()]
+    mark = "" if report.taken else "# "
+    lines += [f"{mark}{name} = {_toml(value)}" for name, value in report.changes.items()]
     return "\n".join(lines) + "\n"
 
 

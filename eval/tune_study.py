@@ -1,8 +1,9 @@
 """The search itself: Optuna over a study in an SQLite file that survives kills.
 
 A trial's draw depends on the seed, on how many trials are complete and on what they scored; so an
-interrupted search that is taken up again goes through the same settings as one that was not. What
-is measured is passed in as a function.
+interrupted search that is taken up again goes through the same settings as one that was not.
+Trials enter the file when they are complete, each whole or not at all: none is ever left half done.
+What is measured is passed in as a function.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rag.errors import EvalDataError, MissingExtra, StorageError, UsageError
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 NAME = "youju eval tune"
 
@@ -128,12 +130,11 @@ def search(
     import optuna
 
     deadline = None if seconds is None else time.monotonic() + seconds
-    _fail_unfinished(study)
-    done = [
-        Trial(trial.user_attrs["values"], trial.value)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state == optuna.trial.TrialState.COMPLETE and trial.value is not None
-    ]
+    complete = (optuna.trial.TrialState.COMPLETE,)
+    known = study.get_trials(deepcopy=False, states=complete)
+    done = [Trial(trial.user_attrs["values"], trial.value or 0.0) for trial in known]
+    memory = optuna.create_study(direction="maximize")
+    memory.add_trials(known)
     starts = space.starts()
     try:
         while len(done) < trials:
@@ -141,10 +142,12 @@ def search(
                 break
             progress(len(done))
             if len(done) < len(starts):
-                done.append(_start(study, space, starts[len(done)], score))
+                trial = _given(space, starts[len(done)], score)
+                memory.add_trial(trial)
             else:
-                study.sampler = _sampler(seed, len(done))
-                done.append(_drawn(study, space, score))
+                trial = _drawn(memory, space, score, seed)
+            study.add_trial(trial)
+            done.append(Trial(trial.user_attrs["values"], trial.value))
     except KeyboardInterrupt:
         if not done:
             raise
@@ -152,42 +155,29 @@ def search(
     return Found(tuple(done), stopped=False)
 
 
-def _start(
-    study: optuna.Study, space: Space, values: Values, score: Callable[[Values], float]
-) -> Trial:
-    """Score settings that are not drawn; they enter the study when that is done."""
+def _given(space: Space, values: Values, score: Callable[[Values], float]) -> FrozenTrial:
+    """Score settings that are not drawn."""
     import optuna
 
-    found = score(values)
-    study.add_trial(
-        optuna.trial.create_trial(
-            params=dict(values),
-            distributions={
-                knob.name: _distribution(knob) for knob in space.knobs if knob.name in values
-            },
-            value=found,
-            user_attrs={"values": values},
-        )
+    return optuna.trial.create_trial(
+        value=score(values),
+        params=dict(values),
+        distributions={
+            knob.name: _distribution(knob) for knob in space.knobs if knob.name in values
+        },
+        user_attrs={"values": values},
     )
-    return Trial(values, found)
 
 
-def _drawn(study: optuna.Study, space: Space, score: Callable[[Values], float]) -> Trial:
-    trial = study.ask()
+def _drawn(
+    memory: optuna.Study, space: Space, score: Callable[[Values], float], seed: int
+) -> FrozenTrial:
+    """Draw settings from what the trials so far say, and score them."""
+    memory.sampler = _sampler(seed, len(memory.trials))
+    trial = memory.ask()
     values = space.draw(lambda knob: _suggested(trial, knob))
-    found = score(values)
     trial.set_user_attr("values", values)
-    study.tell(trial, found)
-    return Trial(values, found)
-
-
-def _fail_unfinished(study: optuna.Study) -> None:
-    """Mark what a killed run had begun, so that nothing waits for it."""
-    import optuna
-
-    running = (optuna.trial.TrialState.RUNNING,)
-    for trial in study.get_trials(deepcopy=False, states=running):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return memory.tell(trial, score(values))
 
 
 def _sampler(seed: int, done: int) -> optuna.samplers.TPESampler:
