@@ -73,10 +73,10 @@ def tune(
     if as_json:
         print_json(report.to_json())
         return
-    _print(report, out)
+    _print(report, trials, out)
 
 
-def _print(report: TuneReport, out: Path | None) -> None:
+def _print(report: TuneReport, trials: int, out: Path | None) -> None:
     names = dict.fromkeys([*report.start, *report.best])
     rows = [
         [name, str(report.start.get(name, "-")), str(report.best.get(name, "-"))] for name in names
@@ -94,6 +94,7 @@ def _print(report: TuneReport, out: Path | None) -> None:
     for name, why in report.left_out.items():
         say(f"Not tuned: {name} ({why}).")
     ended = "Stopped after" if report.stopped else "After"
-    say(f"{ended} {count(report.trials, 'trial')}; the same command goes on. Study: {report.study}")
+    more = "the same command goes on" if report.trials < trials else "more --trials go on from here"
+    say(f"{ended} {count(report.trials, 'trial')}; {more}. Study: {report.study}")
     if out is not None:
         say(f"Wrote {out}.")

@@ -110,7 +110,7 @@ class TuneReport:
         )
         if self.taken:
             return shown
-        return f"{shown} Nor is it sure on the tune half: keep the settings in force."
+        return f"{shown} On the tune half it is not shown: keep the settings in force."
 
     def to_json(self) -> dict[str, Any]:
         """Return what `youju eval tune --json` prints; its keys are part of the interface."""
