@@ -25,7 +25,7 @@ from rag.build import Rag
 from rag.config import load_settings
 from rag.errors import EvalDataError, MissingExtra, PathError, UsageError
 from rag.schema import FloatArray
-from rag.testing import FakeEmbedder
+from rag.testing import FakeEmbedder, FakeTokens
 
 THINGS = "pump valve seal motor belt gear shaft fan filter hose lamp badge gate desk visa".split()
 ZH = ["水泵每月加油", "正式员工年假十五天", "访客在门口登记", "皮带每年更换", "灯管寿命两年"]
@@ -36,8 +36,17 @@ TRIED: list[dict[str, Any]] = [
     {"system": "dense"},
     {"system": "bm25", "bm25_gram_weight": 1.0},
     {"fusion_bm25_weight": 2.5, "bm25_gram_weight": 0.0, "candidates": 20},
-    {"fusion_least_coverage": 1.0, "candidates": 70},
+    {"fusion_bm25_weight": 0.02, "fusion_least_coverage": 0.0},
+    {"fusion_bm25_weight": 0.02, "fusion_least_coverage": 1.0, "candidates": 100},
 ]
+
+
+class NoChinese(FakeEmbedder):
+    """Cannot read the Chinese texts."""
+
+    @property
+    def tokens(self) -> FakeTokens:
+        return FakeTokens(unread="".join(ZH))
 
 
 class Longest:
@@ -65,8 +74,9 @@ def write_set(folder: Path, texts: dict[str, str], queries: dict[str, tuple[str,
     return folder
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set; its home is shared, so that it is indexed once."""
     texts = {
         f"{one}-{two}": f"The {one} and the {two} stand by the wall. Check the {two} every month."
         for one in THINGS
@@ -79,12 +89,12 @@ def data(tmp_path: Path) -> Path:
         for id_ in list(texts)[:-5:4]
     }
     queries |= {f"qzh{number}": (text[2:] + "吗", f"zh{number}") for number, text in enumerate(ZH)}
-    return write_set(tmp_path / "tiny", texts, queries)
+    return write_set(tmp_path_factory.mktemp("set") / "tiny", texts, queries)
 
 
-def made(**settings: Any) -> Rag:
-    rag = Rag(load_settings(settings).settings)
-    rag.embedder = cast(Any, FakeEmbedder(dim=16))
+def made(data: Path, **settings: Any) -> Rag:
+    rag = Rag(load_settings({"home": data.parent / "home", **settings}).settings)
+    rag.embedder = cast(Any, NoChinese(dim=16))
     rag.reranker = None
     return rag
 
@@ -102,12 +112,13 @@ def measured(rag: Rag, data: Path, metric: str = "nDCG@10", depth: int = 100) ->
 
 def test_the_score_is_that_of_an_evaluation_on_its_own(data: Path) -> None:
     """Under any settings, one after another: what one trial leaves does not change the next."""
-    found, measure = read_set(data), measured(made(), data, "MRR@10")
+    found, measure = read_set(data), measured(made(data), data, "MRR@10")
     texts = [query.text for query in found.queries]
-    with opened_set(made(), found) as opened:
+    with opened_set(made(data), found) as opened:
         files = {id_: chunk.file for id_, chunk in opened.store.chunks(range(1, 500)).items()}
+    runs: set[str] = set()
     for values in TRIED:
-        rag = made(**values)
+        rag = made(data, **values)
         with opened_set(rag, found) as opened:
             rankings = opened.retriever().rank_many(texts, 10)
         run = {
@@ -116,21 +127,18 @@ def test_the_score_is_that_of_an_evaluation_on_its_own(data: Path) -> None:
         }
 
         assert measure.run(rag.settings) == run
+        runs.add(repr(run))
         score = measure.score(rag.settings)
         assert score == evaluate_run(found.qrels, run)["MRR@10"]
+    assert len(runs) == len(TRIED)  # no setting of them is without effect
+    report = evaluate_retrieval(rag, data)  # with the last ones: they ask as deep as it does
+    assert score == pytest.approx(report.metrics["MRR@10"])
     scores = measure.scores(rag.settings)
     assert sum(scores.values()) / len(scores) == pytest.approx(score)
 
 
-def test_the_defaults_score_as_eval_retrieval_says(data: Path) -> None:
-    rag = made()
-    assert measured(rag, data).score(rag.settings) == pytest.approx(
-        evaluate_retrieval(rag, data).metrics["nDCG@10"]
-    )
-
-
 def test_each_text_is_embedded_once_and_each_pair_reread_never(data: Path) -> None:
-    rag = made(reranker="cross-encoder", reranker_model="x", reranker_depth=20)
+    rag = made(data, reranker="cross-encoder", reranker_model="x", reranker_depth=20)
     reader = Longest()
     rag.reranker = cast(Any, reader)
     measure = measured(rag, data)
@@ -165,7 +173,7 @@ def test_a_weight_that_was_spoilt_is_found_again(data: Path, tmp_path: Path) -> 
     out = tmp_path / "youju.toml"
     options = TuneOptions(trials=16, out=out, only=("fusion_bm25_weight", "candidates"))
 
-    report = tune(made(**spoilt), data, options)
+    report = tune(made(data, **spoilt), data, options)
 
     assert report.trials == 16
     assert report.start == spoilt
@@ -176,7 +184,7 @@ def test_a_weight_that_was_spoilt_is_found_again(data: Path, tmp_path: Path) -> 
     better = load_settings(environ={"YOUJU_CONFIG": str(out)}).settings
     for name, value in report.best.items():
         assert getattr(better, name) == value
-    assert tune(made(**spoilt), data, options).to_json() | {"seconds": 0} == (
+    assert tune(made(data, **spoilt), data, options).to_json() | {"seconds": 0} == (
         report.to_json() | {"seconds": 0}
     )
 
@@ -197,14 +205,14 @@ def test_the_search_never_sees_the_held_out_half(
             return super().score(settings)
 
     monkeypatch.setattr(tune_module, "Measure", Watched)
-    report = tune(made(), data, TuneOptions(trials=2, tune_share=0.3))
+    report = tune(made(data), data, TuneOptions(trials=2, tune_share=0.3))
 
     assert [len(ids) for ids in seen] == [report.tune_queries, report.held_out_queries]
     assert not seen[0] & seen[1]
 
 
 def test_wrong_options_are_said_before_the_work(data: Path, tmp_path: Path) -> None:
-    rag = made()
+    rag = made(data)
     (tmp_path / "mine.toml").write_text("top_k = 3\n")
     for options, error in (
         (TuneOptions(metric="luck@10"), UsageError),
@@ -245,7 +253,7 @@ def cut_data(tmp_path: Path) -> Path:
 
 
 def test_texts_are_found_in_documents_however_these_are_cut(corpus: Path, cut_data: Path) -> None:
-    rag = made(chunk_tokens=60, chunk_overlap=0)
+    rag = made(cut_data, chunk_tokens=60, chunk_overlap=0)
     cut = CutCorpus(rag, corpus, read_set(cut_data))
     counts = {}
     for tokens in (16, 60, 200):
@@ -265,9 +273,11 @@ def test_texts_are_found_in_documents_however_these_are_cut(corpus: Path, cut_da
 
 def test_a_way_of_cutting_is_made_once_and_follows_the_files(corpus: Path, cut_data: Path) -> None:
     def embedded() -> int:
-        rag = made(chunk_tokens=60, chunk_overlap=0)
+        rag = made(cut_data, chunk_tokens=60, chunk_overlap=0)
         cut = CutCorpus(rag, corpus, read_set(cut_data))
-        with cut.opened(with_settings(rag, made(chunk_tokens=120, chunk_overlap=0).settings)):
+        with cut.opened(
+            with_settings(rag, made(cut_data, chunk_tokens=120, chunk_overlap=0).settings)
+        ):
             return len(cast(Any, rag.embedder).encoded)
 
     assert embedded() > 0
@@ -279,12 +289,12 @@ def test_a_way_of_cutting_is_made_once_and_follows_the_files(corpus: Path, cut_d
 def test_judged_texts_that_are_not_there_are_named(corpus: Path, cut_data: Path) -> None:
     (corpus / f"{THINGS[0]}.txt").unlink()
     with pytest.raises(EvalDataError, match=rf"1 of 8 judged texts .*{THINGS[0]}\.txt"):
-        CutCorpus(made(), corpus, read_set(cut_data))
+        CutCorpus(made(cut_data), corpus, read_set(cut_data))
 
 
 def test_chunk_sizes_are_tuned_where_documents_are_given(corpus: Path, cut_data: Path) -> None:
     report = tune(
-        made(), cut_data, TuneOptions(trials=4, only=["chunk_tokens", "chunk_overlap"]),
+        made(cut_data), cut_data, TuneOptions(trials=4, only=["chunk_tokens", "chunk_overlap"]),
         corpus=corpus,
     )  # fmt: skip
     assert set(report.start) == {"chunk_tokens", "chunk_overlap"}
