@@ -43,6 +43,7 @@ COMMANDS = [
     ["eval", "gate"],
     ["eval", "compare"],
     ["eval", "load"],
+    ["eval", "tune"],
     ["glm", "inspect"],
     ["glm", "convert"],
     ["glm", "quantize"],

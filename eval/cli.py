@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from eval import answers_cli, compare_cli, gate_cli, load_cli, make_cli, report_cli, retrieval_cli
+from eval import (
+    answers_cli,
+    compare_cli,
+    gate_cli,
+    load_cli,
+    make_cli,
+    report_cli,
+    retrieval_cli,
+    tune_cli,
+)
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,3 +32,4 @@ app.command()(make_cli.accept)
 app.command()(gate_cli.gate)
 app.command()(compare_cli.compare)
 app.command()(load_cli.load)
+app.command()(tune_cli.tune)

@@ -369,6 +369,7 @@ class OpenStore:
             self._rag.index_folder(self.store) / "lexical",
             analyzer=self._rag.analyzer,
             lock_timeout_s=self._rag.settings.database_timeout,
+            gram_weight=self._rag.settings.bm25_gram_weight,
         )
         return LexicalFollower(self.store, index)
 
@@ -403,20 +404,19 @@ class OpenStore:
 
     def retriever(self, system: System | None = None, *, rerank: bool = True) -> Retriever:
         """Return a retriever over the store as it is now, with the reranker if there is one."""
-        from rag.retrieve import Retriever
+        from rag.build_search import make_retriever
 
         settings = self._rag.settings
         system = system or settings.system
-        return Retriever(
+        return make_retriever(
+            settings,
             embedder=lambda: self._rag.embedder,
             tokens=self._rag.tokens,
             dense=self.dense.refresh() if system != "bm25" else None,
             lexical=self.lexical.refresh() if system != "dense" else None,
             chunks_by_id=self.store.chunks,
-            candidates=settings.candidates,
             system=system,
             reranker=self._rag.reranker if rerank else None,
-            reranker_depth=settings.reranker_depth,
         )
 
     def search(self, query: str, top_k: int | None = None) -> list[Hit]:

@@ -132,6 +132,22 @@ class Settings(BaseSettings):
     system: Literal["hybrid", "dense", "bm25", "rrf"] = Field(
         "hybrid", description="How passages are found."
     )
+    fusion_bm25_weight: Annotated[float, Field(ge=0, le=100)] = Field(
+        0.4, description="hybrid: what a point of BM25 counts beside the vectors."
+    )
+    fusion_least_coverage: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1,
+        description="hybrid: what the vectors count at least, for a question that the embedder "
+        "cannot read.",
+    )
+    fusion_rrf_k: Annotated[int, Field(ge=1, le=1000)] = Field(
+        60, description="rrf: its constant; larger: the first ranks count less."
+    )
+    bm25_gram_weight: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.25,
+        description="What Chinese character pairs count beside words in BM25; the refusal is "
+        "calibrated at 0.25.",
+    )
     reranker: Literal["none", "cross-encoder", "endpoint"] = Field(
         "none", description="Second look at the best passages."
     )

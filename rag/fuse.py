@@ -7,6 +7,7 @@ with. How they were chosen and what they give: docs/decisions/0005-fusion.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rag.schema import Ranking
 
@@ -16,12 +17,33 @@ BM25_WEIGHT = 0.4
 LEAST_COVERAGE = 0.1
 """Even of a text that the embedder cannot read it counts this much: it settles ties."""
 
+RRF_K = 60
+"""Damping constant of reciprocal rank fusion, as in its paper."""
+
 _HALF_WAY = 10.0
 """The evidence that gives a score of one half; only scales the score, never the order."""
 
 
+@dataclass(frozen=True, slots=True)
+class FusionWeights:
+    """The constants of both fusions, as the settings fusion_* name them.
+
+    Attributes:
+        bm25: Worth of one point of BM25 in mean excesses of the cosine, >= 0.
+        least_coverage: Weight of vectors for a query that the embedder cannot read, in [0, 1].
+        rrf_k: Damping constant of reciprocal rank fusion, > 0.
+    """
+
+    bm25: float = BM25_WEIGHT
+    least_coverage: float = LEAST_COVERAGE
+    rrf_k: int = RRF_K
+
+
+DEFAULT_WEIGHTS = FusionWeights()
+
+
 def reciprocal_rank_fusion(
-    rankings: Sequence[Sequence[int]], k: int = 60
+    rankings: Sequence[Sequence[int]], k: int = RRF_K
 ) -> list[tuple[int, float]]:
     """Fuse rankings by reciprocal rank (Cormack et al., SIGIR 2009, doi:10.1145/1571941.1572114).
 
@@ -47,11 +69,17 @@ def reciprocal_rank_fusion(
     return best_first(scores.items())
 
 
-def hybrid_fusion(dense: Ranking, lexical: Ranking, coverage: float) -> Ranking:
+def hybrid_fusion(
+    dense: Ranking,
+    lexical: Ranking,
+    coverage: float,
+    weights: FusionWeights = DEFAULT_WEIGHTS,
+) -> Ranking:
     """Add the evidence of both sides, each in units that say how sure it is.
 
-    evidence(d) = max(coverage, 0.1) * (cos(d) - cos_last) / mean over the list of (cos - cos_last)
-                  + 0.4 * bm25(d)
+    evidence(d) = max(coverage, weights.least_coverage)
+                  * (cos(d) - cos_last) / mean over the list of (cos - cos_last)
+                  + weights.bm25 * bm25(d)
     score(d) = evidence / (evidence + 10)
 
     The dense side counts by how far a passage stands out from the query's own background (the
@@ -64,6 +92,7 @@ def hybrid_fusion(dense: Ranking, lexical: Ranking, coverage: float) -> Ranking:
         dense: (id, cosine), best first, the nearest 100 or so; [] if there is no dense side.
         lexical: (id, BM25 score > 0), best first; [] if no word matches.
         coverage: In [0, 1], the share of the query that the embedder can read.
+        weights: Its constants.
 
     Returns:
         (id, score) of every id of either side, best first, ties by id; 0 <= score < 1.
@@ -79,10 +108,10 @@ def hybrid_fusion(dense: Ranking, lexical: Ranking, coverage: float) -> Ranking:
     if dense:
         last = min(cosine for _, cosine in dense)
         mean = sum(cosine - last for _, cosine in dense) / len(dense)
-        weight = max(coverage, LEAST_COVERAGE) / mean if mean > 0 else 0.0
+        weight = max(coverage, weights.least_coverage) / mean if mean > 0 else 0.0
         evidence = {id_: weight * (cosine - last) for id_, cosine in dense}
     for id_, score in lexical:
-        evidence[id_] = evidence.get(id_, 0.0) + BM25_WEIGHT * score
+        evidence[id_] = evidence.get(id_, 0.0) + weights.bm25 * score
     return [(id_, found / (found + _HALF_WAY)) for id_, found in best_first(evidence.items())]
 
 

@@ -10,7 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rag.fuse import best_first, hybrid_fusion, reciprocal_rank_fusion
+from rag.fuse import (
+    DEFAULT_WEIGHTS,
+    FusionWeights,
+    best_first,
+    hybrid_fusion,
+    reciprocal_rank_fusion,
+)
 from rag.protocols import DenseIndex, Embedder, LexicalIndex, Reranker, Tokens
 from rag.schema import Chunk, Hit, IntArray, Ranking
 
@@ -40,6 +46,7 @@ class Retriever:
             and "bm25" use one.
         reranker: Reads the best passages again and orders them, or None.
         reranker_depth: Passages it reads, >= 1; top_k if that is more.
+        weights: Constants of "hybrid" and "rrf".
 
     Raises:
         ValueError: If an index that the system needs is None, or a number is below 1.
@@ -57,6 +64,7 @@ class Retriever:
         system: System = "hybrid",
         reranker: Reranker | None = None,
         reranker_depth: int = 30,
+        weights: FusionWeights = DEFAULT_WEIGHTS,
     ) -> None:
         if (dense is None and system != "bm25") or (lexical is None and system != "dense"):
             raise ValueError(f"system {system!r} needs an index that is None")
@@ -71,6 +79,7 @@ class Retriever:
         self._system = system
         self._reranker = reranker
         self._reranker_depth = reranker_depth
+        self._weights = weights
 
     def search(self, query: str, top_k: int, allowed: IntArray | None = None) -> list[Hit]:
         """Return up to `top_k` passages for a query; see `search_many`."""
@@ -158,12 +167,14 @@ class Retriever:
         sides = list(zip(dense, lexical, strict=True))
         if self._system == "rrf":
             return [
-                reciprocal_rank_fusion([[id_ for id_, _ in side] for side in both])
+                reciprocal_rank_fusion(
+                    [[id_ for id_, _ in side] for side in both], self._weights.rrf_k
+                )
                 for both in sides
             ]
         read = self._tokens.coverage(texts).tolist()
         return [
-            hybrid_fusion(near, matching, coverage)
+            hybrid_fusion(near, matching, coverage, self._weights)
             for (near, matching), coverage in zip(sides, read, strict=True)
         ]
 

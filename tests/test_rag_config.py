@@ -9,6 +9,8 @@ from sqlalchemy.engine import make_url
 
 from rag.config import Settings, load_settings
 from rag.errors import ConfigError
+from rag.fuse import DEFAULT_WEIGHTS, FusionWeights
+from rag.index.bm25 import GRAM_WEIGHT
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,28 @@ def test_the_file_can_be_named(tmp_path: Path) -> None:
 
     assert loaded.settings.store == "手册"
     assert loaded.origins["store"] == str(named)
+
+
+def test_the_defaults_of_the_weights_are_those_of_the_code() -> None:
+    settings = load_settings(environ={}).settings
+    assert DEFAULT_WEIGHTS == FusionWeights(
+        settings.fusion_bm25_weight, settings.fusion_least_coverage, settings.fusion_rrf_k
+    )
+    assert settings.bm25_gram_weight == GRAM_WEIGHT
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("fusion_bm25_weight", value) for value in (-0.1, 101, float("nan"))),
+        *(("fusion_least_coverage", value) for value in (-0.1, 1.1)),
+        *(("fusion_rrf_k", value) for value in (0, 1001, 1.5)),
+        *(("bm25_gram_weight", value) for value in (-0.1, 11, float("inf"))),
+    ],
+)
+def test_weights_out_of_bounds_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        load_settings({name: value}, environ={})
 
 
 def test_an_empty_variable_counts_as_unset() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.fuse import best_first, hybrid_fusion, reciprocal_rank_fusion
+from rag.fuse import FusionWeights, best_first, hybrid_fusion, reciprocal_rank_fusion
 from rag.schema import Ranking
 
 IDS = st.lists(st.integers(1, 40), unique=True, max_size=12)
@@ -72,6 +72,15 @@ def test_hybrid_by_hand() -> None:
     found = hybrid_fusion([(1, 0.7), (2, 0.5), (3, 0.3)], [(3, 10.0), (2, 5.0), (4, 2.5)], 1.0)
     assert [id_ for id_, _ in found] == [3, 2, 1, 4]
     assert [score for _, score in found] == pytest.approx([4 / 14, 3 / 13, 2 / 12, 1 / 11])
+
+
+def test_the_weights_of_hybrid_by_hand() -> None:
+    sides = [(1, 0.7), (2, 0.5), (3, 0.3)], [(3, 10.0), (4, 2.5)]
+    found = hybrid_fusion(*sides, 0.1, FusionWeights(bm25=0.2, least_coverage=0.5))
+    # half of 2, 1 and 0 units; 0.2 a point of BM25
+    assert [id_ for id_, _ in found] == [3, 1, 2, 4]
+    assert [score for _, score in found] == pytest.approx([2 / 12, 1 / 11, 0.5 / 10.5, 0.5 / 10.5])
+    assert hybrid_fusion(*sides, 1.0, FusionWeights(bm25=0.0))[0][0] == 1
 
 
 def test_hybrid_trusts_the_embedder_as_far_as_it_reads() -> None:

@@ -76,6 +76,21 @@ def test_pairs_count_a_quarter(tmp_path: Path) -> None:
     assert score == pytest.approx(word + GRAM_WEIGHT * pair, abs=1e-4)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_the_weight_of_pairs(tmp_path: Path, weight: float) -> None:
+    opened(tmp_path).apply([(1, "员"), (2, "员工"), (3, "天")], [], 1)
+    plain = opened(tmp_path).search(["员工"], 5)[0][0][1]
+    weighted = TantivyIndex.open(tmp_path, analyzer=ANALYZER, gram_weight=weight)
+    silent = TantivyIndex.open(tmp_path, analyzer=ANALYZER, gram_weight=0)
+
+    [[(id_, score)]] = weighted.search(["员工"], 5)
+    [[(_, words)]] = silent.search(["员工"], 5)
+
+    assert id_ == 2
+    assert score == pytest.approx(words + weight / GRAM_WEIGHT * (plain - words), abs=1e-3)
+    assert ids(weighted.search(["员"], 5)[0]) == ([1, 2] if weight else [1])
+
+
 def test_a_lone_character_is_found_in_every_word(index: TantivyIndex) -> None:
     assert ids(index.search(["泵"], 5)[0]) == [3]
     assert ids(index.search(["假？"], 5)[0]) == [4]

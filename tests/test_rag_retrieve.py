@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rag.fuse import FusionWeights
 from rag.index.dense import FaissIndex
 from rag.index.lexical import TantivyIndex
 from rag.protocols import Embedder
@@ -108,6 +109,16 @@ def test_each_system_scores_in_its_own_units(parts: Parts) -> None:
     assert (bm25.score, bm25.cosine) == (bm25.bm25, None)
     [rrf] = parts.retriever("rrf").search(query, 1)
     assert rrf.score == pytest.approx(2 / 61)
+
+
+def test_the_weights_are_those_given(parts: Parts) -> None:
+    query = "pump oil every month"
+    weights = FusionWeights(rrf_k=9)
+    [rrf] = parts.retriever("rrf", weights=weights).search(query, 1)
+    assert rrf.score == pytest.approx(2 / 10)
+    [words] = parts.retriever("hybrid", weights=FusionWeights(bm25=100)).search(query, 1)
+    [plain] = parts.retriever("hybrid").search(query, 1)
+    assert words.score > plain.score
 
 
 def test_bm25_needs_neither_embedder_nor_vectors(parts: Parts) -> None:

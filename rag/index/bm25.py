@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import tantivy
 
 GRAM_WEIGHT = 0.25
-"""Weight of the BM25 score of Chinese character pairs beside that of words."""
+"""Weight of the BM25 score of Chinese character pairs beside that of words, by default."""
 
 MAX_QUERY_TERMS = 128
 """Of more distinct terms those with the highest weight are searched."""
@@ -108,7 +108,13 @@ class Commit:
                 words, runs = source.split("\n")
                 yield id_, Terms(words.split(), runs.split())
 
-    def search(self, terms: Terms, top_k: int, allowed: IntArray | None = None) -> Ranking:
+    def search(
+        self,
+        terms: Terms,
+        top_k: int,
+        allowed: IntArray | None = None,
+        gram_weight: float = GRAM_WEIGHT,
+    ) -> Ranking:
         """Return up to `top_k` passages by BM25, best first, ties by id.
 
         Scores are rounded to 4 decimals, so that sums made in another order are ties; where the
@@ -119,8 +125,9 @@ class Commit:
             top_k: >= 1.
             allowed: None, or (n,) int64 ids, n >= 1, that ascend strictly: only those are
                 returned. Their scores are those that they have without it.
+            gram_weight: Of character pairs beside words, >= 0; 0: they find nothing.
         """
-        query = self._query(terms)
+        query = self._query(terms, gram_weight)
         if query is None:
             return []
         fetch = top_k + _SPARE
@@ -174,13 +181,13 @@ class Commit:
             [(tantivy.Occur.Must, query), (tantivy.Occur.Must, silent)]
         )
 
-    def _query(self, terms: Terms) -> tantivy.Query | None:
+    def _query(self, terms: Terms, gram_weight: float) -> tantivy.Query | None:
         """Return a query for those terms that the commit knows; None if it knows none."""
         import tantivy
 
         clauses: list[tuple[float, str, tantivy.Query]] = []  # weight, term, query
-        grams = dict.fromkeys(gram for gram in terms.grams if len(gram) == 2)
-        for field, boost, known in (("words", 1.0, terms.words), ("grams", GRAM_WEIGHT, grams)):
+        grams = dict.fromkeys(gram for gram in terms.grams if len(gram) == 2 and gram_weight)
+        for field, boost, known in (("words", 1.0, terms.words), ("grams", gram_weight, grams)):
             for term in known:
                 frequency = self.searcher.doc_freq(field, term)
                 if frequency:
@@ -189,8 +196,8 @@ class Commit:
                         query = tantivy.Query.boost_query(query, boost)
                     clauses.append((boost * self._idf(frequency), term, query))
         for character in terms.runs:
-            if len(character) == 1:
-                clauses += self._holding(character)
+            if len(character) == 1 and gram_weight:
+                clauses += self._holding(character, gram_weight)
         if not clauses:
             return None
         clauses.sort(key=lambda clause: (-clause[0], clause[1]))
@@ -198,14 +205,16 @@ class Commit:
             [(tantivy.Occur.Should, query) for _, _, query in clauses[:MAX_QUERY_TERMS]]
         )
 
-    def _holding(self, character: str) -> Iterator[tuple[float, str, tantivy.Query]]:
+    def _holding(
+        self, character: str, gram_weight: float
+    ) -> Iterator[tuple[float, str, tantivy.Query]]:
         """Yield a clause for the passages that hold a Chinese character, in whatever word."""
         import tantivy
 
         found = self.searcher.terms_with_prefix("grams", character, limit=MAX_QUERY_TERMS)
         if found:
             frequency = min(sum(number for _, number in found), self.passages)
-            weight = GRAM_WEIGHT * self._idf(frequency)
+            weight = gram_weight * self._idf(frequency)
             grams = [gram for gram, _ in found]
             query = tantivy.Query.term_set_query(self.index.schema, "grams", grams)
             yield weight, character, tantivy.Query.const_score_query(query, weight)

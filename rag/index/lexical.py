@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from rag.errors import StorageError
 from rag.index.allowed import checked
 from rag.index.analyze import ANALYZER_VERSION, Analyzer, Terms
-from rag.index.bm25 import MARKER, Commit, add_marker, add_passage, schema
+from rag.index.bm25 import GRAM_WEIGHT, MARKER, Commit, add_marker, add_passage, schema
 from rag.schema import IntArray, Ranking
 
 if TYPE_CHECKING:
@@ -53,17 +53,24 @@ class TantivyIndex:
         folder: Made if absent. Nothing outside it is touched.
         analyzer: Shared with others if given: its dictionary takes memory.
         lock_timeout_s: Seconds to wait for another writer before giving up, >= 0.
+        gram_weight: Of Chinese character pairs beside words in a search, >= 0.
 
     Raises:
         StorageError: If the folder cannot be used, or another writer holds it too long.
     """
 
     def __init__(
-        self, folder: Path, *, analyzer: Analyzer | None = None, lock_timeout_s: float = 30.0
+        self,
+        folder: Path,
+        *,
+        analyzer: Analyzer | None = None,
+        lock_timeout_s: float = 30.0,
+        gram_weight: float = GRAM_WEIGHT,
     ) -> None:
         self._folder = folder
         self._files = folder / "index"
         self._analyzer = analyzer or Analyzer()
+        self._gram_weight = gram_weight
         self._lock = FileLock(folder / "writer.lock", timeout=lock_timeout_s)
         with self._reported("made"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,10 +85,17 @@ class TantivyIndex:
 
     @classmethod
     def open(
-        cls, folder: Path, *, analyzer: Analyzer | None = None, lock_timeout_s: float = 30.0
+        cls,
+        folder: Path,
+        *,
+        analyzer: Analyzer | None = None,
+        lock_timeout_s: float = 30.0,
+        gram_weight: float = GRAM_WEIGHT,
     ) -> TantivyIndex:
         """Open the index in `folder`, wiping what cannot be used; see the class."""
-        return cls(folder, analyzer=analyzer, lock_timeout_s=lock_timeout_s)
+        return cls(
+            folder, analyzer=analyzer, lock_timeout_s=lock_timeout_s, gram_weight=gram_weight
+        )
 
     def __len__(self) -> int:
         """Passages held, as of the newest commit of any process."""
@@ -185,7 +199,7 @@ class TantivyIndex:
         Returns:
             (id, score), best first, ties by id: the order does not depend on how tantivy laid
             out its segments. The score is BM25 (k1 1.2, b 0.75, lengths rounded to one byte) of
-            the words plus a quarter of that of the Chinese character pairs; > 0.
+            the words plus `gram_weight` times that of the Chinese character pairs; > 0.
 
         Raises:
             StorageError: If the index is damaged.
@@ -197,7 +211,10 @@ class TantivyIndex:
         if top_k <= 0 or not commit.passages:
             return [[] for _ in queries]
         with self._reported("searched"):
-            return [commit.search(self._analyzer.query(query), top_k, allowed) for query in queries]
+            return [
+                commit.search(self._analyzer.query(query), top_k, allowed, self._gram_weight)
+                for query in queries
+            ]
 
     def _newest(self) -> Commit:
         """Return the newest commit, loading it if another process or thread made one."""
