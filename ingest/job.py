@@ -189,7 +189,7 @@ def reindex_store(
         shadow, used = _copy(rag, store, progress)
         if store.replace_all(shadow, begin, used):
             shutil.rmtree(rag.index_folder(store), ignore_errors=True)
-            rag.open(store_name).refresh()
+            OpenStore(rag, store).refresh()
             purge(rag)
             documents = store.documents()
             return ReindexReport(
