@@ -22,6 +22,7 @@ import numpy as np
 from ingest.chunk import is_of_this_version
 from ingest.fence import ParserPool
 from ingest.job import make_chunker
+from ingest.similar import sketch
 from ingest.spool import Spool, note_progress
 from rag.build import Rag
 from rag.errors import (
@@ -334,6 +335,7 @@ class FileIngestion:
             passages=passages,
             vectors=np.concatenate(hand.pieces),
             file_id=file.id,
+            sketch=sketch(self._document(hand).text),
         )
         self._note(hand, "committing", len(passages), len(passages), 0.0)
         if not hand.store.commit_file(new, hand.claim.worker):
