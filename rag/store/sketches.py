@@ -2,8 +2,8 @@
 
 A sketch is some of a text's hashes, ascending; how it is made and compared is in ingest.similar. It
 lies beside its document under its KEYS smallest hashes: two texts that have four fifths of their
-hashes in common share none of these once in some thousand times. So nothing is held in memory: among
-100,000 documents, which take 1.6 KiB each for it, a look takes 3 ms (2 busy cores, SQLite).
+hashes in common share none of these once in some thousand times. So nothing is held in memory:
+among 100,000 documents, which take 1.6 KiB each for it, a look takes 3 ms (2 busy cores, SQLite).
 """
 
 from __future__ import annotations
