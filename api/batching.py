@@ -17,9 +17,10 @@ from anyio import CapacityLimiter, to_thread
 from api.errors import ApiError, not_found
 from api.observing import Meters, log
 from api.tracing import Origin, Tracing
-from rag.build import Rag, check_embedder
+from rag.build import Rag
 from rag.chain import checked_question
 from rag.errors import QueryError, StorageError
+from rag.made_by import check_embedder
 from rag.opened import OpenStores
 from rag.schema import Hit, IntArray
 from rag.store.corpus import Store

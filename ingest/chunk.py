@@ -19,7 +19,7 @@ from rag.protocols import Tokens
 from rag.schema import Document, Passage
 from rag.sentences import strip_span
 
-_VERSION = 2
+_VERSION = "passages-2"
 _CHARS_PER_TOKEN = 8
 """A token counts for at least an eighth of its characters, so that one unknown word of a
 million characters is not one token."""
@@ -61,6 +61,11 @@ class _Region:
     bare: bool = False
 
 
+def is_of_this_version(fingerprint: str) -> bool:
+    """Whether a chunker's fingerprint differs from those made now in its sizes only, if at all."""
+    return fingerprint.partition(" ")[0] == _VERSION
+
+
 class Chunker:
     """Cuts documents into passages of bounded length.
 
@@ -87,7 +92,7 @@ class Chunker:
     @property
     def fingerprint(self) -> str:
         """Changes whenever the same document could be cut differently by the same tokenizer."""
-        return f"passages-{_VERSION} max={self._max} overlap={self._overlap}"
+        return f"{_VERSION} max={self._max} overlap={self._overlap}"
 
     def split(self, document: Document) -> list[Passage]:
         """Cut a document.

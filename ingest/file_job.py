@@ -19,11 +19,21 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ingest.chunk import is_of_this_version
 from ingest.fence import ParserPool
 from ingest.job import make_chunker
+from ingest.similar import sketch
 from ingest.spool import Spool, note_progress
-from rag.build import Rag, check_embedder
-from rag.errors import DocumentRejected, IndexMismatch, StorageError, UnknownStore, YoujuError
+from rag.build import Rag
+from rag.errors import (
+    ChunkerMismatch,
+    DocumentRejected,
+    IndexMismatch,
+    StorageError,
+    UnknownStore,
+    YoujuError,
+)
+from rag.made_by import check_chunker, check_embedder
 from rag.schema import Document, FloatArray, Passage
 from rag.store.blobs import Blobs
 from rag.store.changelog import NewDocument
@@ -219,6 +229,8 @@ class FileIngestion:
                 return self._put_off(row, spool, str(error), error.reason)
             code = _CODES.get(error.reason, "invalid_file")
             return self._fail(row, claim, code, str(error), error.reason)
+        except ChunkerMismatch as error:
+            return self._fail(row, claim, "server_error", str(error), "other chunker")
         except IndexMismatch as error:
             told = (  # the error's own words tell the server's settings
                 "The store was made by another embedding model than the server has now. Who runs "
@@ -275,6 +287,8 @@ class FileIngestion:
         store = self._stores.open(found)
         embedder = self._rag.embedder.fingerprint
         check_embedder(store, embedder)
+        if row.chunk_tokens is None or not is_of_this_version(store.chunker):
+            check_chunker(store, make_chunker(self._rag).fingerprint)
         chunker = make_chunker(self._rag, row.chunk_tokens, row.chunk_overlap)
         spool.keyed({"sha256": file.sha256, "chunker": chunker.fingerprint, "embedder": embedder})
         return _Hand(claim, spool, row, file, store)
@@ -321,6 +335,7 @@ class FileIngestion:
             passages=passages,
             vectors=np.concatenate(hand.pieces),
             file_id=file.id,
+            sketch=sketch(self._document(hand).text),
         )
         self._note(hand, "committing", len(passages), len(passages), 0.0)
         if not hand.store.commit_file(new, hand.claim.worker):

@@ -20,6 +20,7 @@ from rag.purge import purge
 from rag.store.catalog import SHADOW_PREFIX
 from rag.store.changelog import used_bytes
 from rag.store.corpus import Store
+from rag.store.sketches import StoreSketches
 from rag.store.store_files import StoreFiles
 from rag.terminal import Advance, Progress
 
@@ -83,6 +84,7 @@ def make_ingestion(rag: Rag, store_name: str, pool: ParserPool) -> Ingestion:
         pool=pool,
         max_bytes=max_file_bytes(rag),
         commit_chunks=rag.settings.commit_chunks,
+        sketches=lambda store: StoreSketches(rag.db, store.id),
     )
 
 
@@ -189,7 +191,7 @@ def reindex_store(
         shadow, used = _copy(rag, store, progress)
         if store.replace_all(shadow, begin, used):
             shutil.rmtree(rag.index_folder(store), ignore_errors=True)
-            rag.open(store_name).refresh()
+            OpenStore(rag, store).refresh()
             purge(rag)
             documents = store.documents()
             return ReindexReport(

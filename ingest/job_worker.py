@@ -81,6 +81,7 @@ class Worker:
         self._listed = StoreFiles(rag.db)
         self._lock = threading.Lock()
         self._active: dict[str, str] = {}  # job id -> under which name its file is claimed
+        self._folders: dict[str, Spool] = {}  # of the runs of `youju ingest` in hand, by job id
         self._changed: set[str] = set()
 
     def run(self) -> bool:
@@ -197,6 +198,18 @@ class Worker:
         if spool.take(self._slot.run) >= MOST_DEATHS:
             spool.remove()
             return {"end": "failed", "reason": "process died"}
+        with self._lock:
+            self._folders[job_id] = spool
+        try:
+            return self._folder_steps(executor, spool, request)
+        except Stopped:
+            spool.put_down()
+            raise
+        finally:
+            with self._lock:
+                self._folders.pop(job_id, None)
+
+    def _folder_steps(self, executor: Executor, spool: Spool, request: Request) -> Result:
         work = FolderIngestion(self._rag, spool, request, pause=self._let_uploads_pass)
         try:
             result = work.run(executor.step)
@@ -321,11 +334,14 @@ class Worker:
     def _leave(self) -> bool:
         """Wait until the jobs in hand are put down; return whether they are."""
         end = time.monotonic() + LEAVE_S
-        while self._active and time.monotonic() < end:
+        while (self._active or self._folders) and time.monotonic() < end:
             time.sleep(0.02)
-        for job_id in list(self._active):
-            Spool(self._root, job_id).put_down()
-        return not self._active
+        with self._lock:
+            left = [Spool(self._root, job_id) for job_id in self._active]
+            left += [spool for spool in self._folders.values() if spool.read(REQUEST)]
+        for spool in left:
+            spool.put_down()
+        return not self._active and not self._folders
 
 
 def _args(one: Any) -> tuple[Any, ...]:  # noqa: ANN401

@@ -20,12 +20,13 @@ from typing import Protocol, TypeVar
 from ingest.chunk import Chunker
 from ingest.discover import FoundFile, discover, read_bytes
 from ingest.fence import ParserPool
-from ingest.similar import NearDuplicate, SimilarFiles
+from ingest.similar import NearDuplicate, SimilarFiles, sketch
 from rag.errors import DocumentRejected
 from rag.protocols import Embedder
 from rag.schema import Document, Passage
 from rag.store.changelog import NewDocument
 from rag.store.corpus import DocumentInfo, Outcome, Store
+from rag.store.sketches import Sketch, StoreSketches
 from rag.store.stamps import Stamp
 from rag.terminal import Advance, Progress
 
@@ -65,7 +66,8 @@ class IngestReport:
         chunks: Chunks written.
         warnings: (file, sentence) pairs worth telling.
         seconds: Wall clock.
-        near_duplicates: Files of this run that say nearly the same as an earlier one of it.
+        near_duplicates: Files of this run that say nearly the same as an earlier one of it, or as
+            a document that the store holds.
     """
 
     outcomes: dict[str, Outcome]
@@ -93,6 +95,7 @@ class _Parsed:
     document: Document
     passages: list[Passage]
     stamp: Stamp | None
+    sketch: Sketch
     file_id: str = ""
 
 
@@ -114,7 +117,6 @@ class Work:
         same: By source, what those looked like whose bytes the store held already.
         chunks: Chunks written.
         warnings: (file, sentence) pairs worth telling.
-        similar: The files put in that are nearly alike.
     """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -123,7 +125,6 @@ class Work:
     same: dict[str, Stamp] = field(default_factory=dict)
     chunks: int = 0
     warnings: list[tuple[str, str]] = field(default_factory=list)
-    similar: SimilarFiles = field(default_factory=SimilarFiles)
 
 
 class Ingestion:
@@ -139,6 +140,7 @@ class Ingestion:
         max_bytes: Largest file accepted.
         commit_chunks: Passages embedded and committed together: enough to sort them by length,
             few enough to lose.
+        sketches: Gives those of the store's documents, for what `run` tells of near duplicates.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class Ingestion:
         pool: ParserPool,
         max_bytes: int,
         commit_chunks: int = 512,
+        sketches: Callable[[Store], StoreSketches | None] = lambda _store: None,
     ) -> None:
         self._open_store = store
         self._chunker = chunker
@@ -157,6 +160,7 @@ class Ingestion:
         self._pool = pool
         self._max_bytes = max_bytes
         self._commit_chunks = commit_chunks
+        self._sketches = sketches
 
     def run(
         self,
@@ -212,8 +216,9 @@ class Ingestion:
             )
             for item in discovery.rejected
         ]
+        similar = SimilarFiles(self._sketches(store))
         work = yield from self._put_steps(
-            store, discovery.files, known, len(discovery.files), progress
+            store, discovery.files, known, len(discovery.files), progress, similar
         )
         rejected += work.rejected
         present = {storable_path(found.path) for found in discovery.files} | refused | hidden
@@ -228,7 +233,7 @@ class Ingestion:
             chunks=work.chunks,
             warnings=tuple(work.warnings),
             seconds=time.perf_counter() - begin,
-            near_duplicates=tuple(work.similar.found),
+            near_duplicates=tuple(pair for pair in similar.found if pair.other not in pruned),
         )
 
     def open_store(self) -> Store:
@@ -265,8 +270,9 @@ class Ingestion:
         known: Mapping[str, tuple[str, str]],
         total: int,
         progress: Advance,
+        similar: SimilarFiles | None = None,
     ) -> Generator[Progress, None, Work]:
-        """Do as `put`, and stop whenever a group is about to be committed."""
+        """Do as `put`, and stop whenever a group is about to be committed; see who is `similar`."""
         work = Work()
         waiting: list[_Parsed] = []
         done = 0
@@ -285,7 +291,8 @@ class Ingestion:
                 if parsed.stamp is not None:
                     work.same[source] = parsed.stamp
                 continue
-            work.similar.add(found.name, parsed.document.text)
+            if similar is not None:
+                similar.add(found.name, parsed.sketch, source)
             work.warnings += [(found.name, text) for text in parsed.document.warnings]
             waiting.append(parsed)
             if sum(len(item.passages) for item in waiting) >= self._commit_chunks:
@@ -320,6 +327,7 @@ class Ingestion:
             document=document,
             passages=passages,
             stamp=stamp,
+            sketch=sketch(document.text),
         )
 
     def _commit(self, store: Store, waiting: Sequence[_Parsed], work: Work) -> None:
@@ -394,6 +402,7 @@ def embed_documents(
             vectors=vectors[end - len(cut) : end],
             file_id=source.file_id,
             stamp=source.stamp if isinstance(source, _Parsed) else None,
+            sketch=source.sketch if isinstance(source, _Parsed) else sketch(document.text),
         )
         for source, document, cut, end in zip(sources, documents, passages, ends, strict=True)
     ]

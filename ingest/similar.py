@@ -3,6 +3,7 @@
 A sketch is the SIZE smallest hashes of the text's runs of RUN letters (bottom-k MinHash, Broder
 1997): the share of them that two files have in common estimates the share of runs they have in
 common. Nothing is random, nothing is deleted; memory is bounded by MAX_FILES sketches.
+Documents that a store holds already are looked up there (rag.store.sketches).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rag.store.sketches import StoreSketches
 
 RUN = 6
 SIZE = 128
@@ -53,27 +56,47 @@ def similarity(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
 
 
 class SimilarFiles:
-    """Compares each file with those before it; further ones than MAX_FILES are not compared."""
+    """Compares each file with those before it.
 
-    def __init__(self) -> None:
+    Args:
+        stored: Also compare it with the documents that are there. Without, or before they are
+            there, it is compared with the first MAX_FILES of this run only.
+    """
+
+    def __init__(self, stored: StoreSketches | None = None) -> None:
+        self._stored = stored
         self.found: list[NearDuplicate] = []
         self._names: list[str] = []
         self._sketches: list[NDArray[np.uint64]] = []
         self._holders: dict[int, list[int]] = {}
 
-    def add(self, name: str, text: str) -> None:
-        """Take a file; note the earlier one that is most like it, if it is like enough."""
-        made = sketch(text)
-        if not len(made) or len(self._names) >= MAX_FILES:
+    def add(self, name: str, made: NDArray[np.uint64], source: str = "") -> None:
+        """Take a file; note the earlier one that is most like it, if it is like enough.
+
+        Args:
+            name: What to call it.
+            made: The sketch of its text.
+            source: Where it comes from: a stored document from there is its own earlier version.
+
+        Raises:
+            StorageError: If the stored ones cannot be read now.
+        """
+        if not len(made):
             return
         keys = [int(value) for value in made[:_LOOKED_UP]]
         meeting = Counter(at for key in keys for at in self._holders.get(key, ()))
         likely = sorted(meeting, key=lambda at: (-meeting[at], at))[:8]
         scored = [(similarity(made, self._sketches[at]), -at) for at in likely]
         best, negative = max(scored, default=(0.0, 0))
+        other = self._names[-negative] if scored else ""
+        for one in self._stored.likely(made, but=source) if self._stored and best < 1 else ():
+            like = similarity(made, one.sketch)
+            if like > best:
+                best, other = like, one.name
         if best >= MIN_SIMILARITY:
-            other = self._names[-negative]
             self.found.append(NearDuplicate(name, other, round(best, 3)))
+        if len(self._names) >= MAX_FILES:
+            return
         for key in keys:
             holders = self._holders.setdefault(key, [])
             if len(holders) < _MAX_SHARING:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.config import Settings
-from rag.errors import ConfigError, IndexMismatch, UnknownStore, UsageError
+from rag.errors import ConfigError, UnknownStore, UsageError
 from rag.index.dense import FaissIndex
 from rag.index.follow import DenseFollower, LexicalFollower
+from rag.made_by import check_chunker, check_embedder
 from rag.offline import switch_off_telemetry
 from rag.once import once
 from rag.protocols import Reranker, Tokens
@@ -332,11 +333,7 @@ class Rag:
             name, embedder=fingerprint, dim=self.embedder.dim, chunker=chunker
         )
         check_embedder(store, fingerprint)
-        if store.chunker != chunker:
-            raise IndexMismatch(
-                f"Store {name!r} was chunked by [{store.chunker}], now set is [{chunker}].",
-                do=f"Run `youju reindex --store {name}`, or set the chunk settings back.",
-            )
+        check_chunker(store, chunker)
         return store
 
 
@@ -483,13 +480,4 @@ class OpenStore:
             max_question_chars=self._rag.settings.max_question_chars,
             condense=self._rag.condense,
             expand=self._rag.expand,
-        )
-
-
-def check_embedder(store: Store, fingerprint: str) -> None:
-    """Raise IndexMismatch if a store's vectors are of another embedder than this."""
-    if store.embedder != fingerprint:
-        raise IndexMismatch(
-            f"Store {store.name!r} was embedded by [{store.embedder}], now set is [{fingerprint}].",
-            do=f"Run `youju reindex --store {store.name}`, or set the embedder back.",
         )

@@ -19,6 +19,7 @@
     │   ├── UploadError                     the parts of an upload are not what was announced
     │   ├── BackupError                     a backup is damaged, too new, or in the way of data
     │   └── IndexMismatch                   the store was made by another embedder
+    │       └── ChunkerMismatch             or its documents were cut up by another chunker
     ├── DocumentRejected           exit 1   one file was refused; the others go on
     ├── StorageError               exit 1   the home folder or the database cannot be used now
     │   └── StorageBusy                     others are in the way; asking again soon can succeed
@@ -127,6 +128,10 @@ class BackupError(UsageError):
 
 class IndexMismatch(UsageError):
     """The store's vectors were made by another embedder than the configured one."""
+
+
+class ChunkerMismatch(IndexMismatch):
+    """The store's documents were cut up otherwise than is now configured."""
 
 
 class DocumentRejected(YoujuError):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from service_samples import check_lists_agree, on_disk
 from sqlalchemy import select
@@ -46,18 +47,28 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 def report(store, file, status, seconds, message):
     print(file, status, flush=True)
-bench = Bench(Path({home!r}), embedder, job_concurrency={concurrency})
+bench = Bench(Path({home!r}), embedder, **{settings!r})
 clean = job_worker.Worker(bench.rag, report=report, bell=bell, stop=stop).run()
 sys.stdout.flush()
 os._exit(0 if clean else 3)
 """
 
 
-def start_worker(home: Path, *, concurrency: int = 2, more: str = "") -> subprocess.Popen[str]:
-    """Start a worker; its reports, "<file id> <status>", are lines of its standard output."""
+def start_worker(
+    home: Path, *, concurrency: int = 2, more: str = "", **settings: Any
+) -> subprocess.Popen[str]:
+    """Start a worker; its reports, "<file id> <status>", are lines of its standard output.
+
+    Args:
+        home: The home folder.
+        concurrency: Files at once.
+        more: Code to run before it begins.
+        settings: Others, by name.
+    """
     code = _SCRIPT.format(
-        tests=str(ROOT / "tests"), home=str(home), concurrency=concurrency, more=more
-    )
+        tests=str(ROOT / "tests"), home=str(home), more=more,
+        settings={"job_concurrency": concurrency, **settings},
+    )  # fmt: skip
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -79,27 +90,29 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def worker(home: Path, *, concurrency: int = 2, more: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Run a worker for the length of a `with` block."""
-    process = start_worker(home, concurrency=concurrency, more=more)
+def worker(home: Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a worker, with options of `start_worker`, for the length of a `with` block."""
+    process = start_worker(home, **options)
     try:
         yield process
     finally:
         kill(process)
 
 
-def keep_working(home: Path, done: Callable[[], bool], *, timeout_s: float = 60.0) -> int:
+def keep_working(
+    home: Path, done: Callable[[], bool], *, timeout_s: float = 60.0, **options: Any
+) -> int:
     """Run workers until `done`, a new one whenever one dies; return how many died."""
     end = time.monotonic() + timeout_s
     died = 0
-    process = start_worker(home)
+    process = start_worker(home, **options)
     try:
         while not done():
             assert time.monotonic() < end, "it did not come about in time"
             if process.poll() is not None:
                 died += 1
                 kill(process)
-                process = start_worker(home)
+                process = start_worker(home, **options)
             time.sleep(0.05)
     finally:
         kill(process)

@@ -15,8 +15,10 @@ from rag.store.tables import ChangeRow, ChunkRow
 DIM = 4
 
 
-def make_store(db: Database, name: str = "default", embedder: str = "e1") -> Store:
-    return Catalog(db).create(name, embedder=embedder, dim=DIM, chunker="c1")
+def make_store(
+    db: Database, name: str = "default", embedder: str = "e1", chunker: str = "c1"
+) -> Store:
+    return Catalog(db).create(name, embedder=embedder, dim=DIM, chunker=chunker)
 
 
 def new_document(name: str, version: int = 1, chunks: int = 2, root: str = "") -> NewDocument:

@@ -75,6 +75,27 @@ def test_reindexing_keeps_files_and_their_own_chunk_sizes(bench: Bench, tmp_path
     other.rag.db.close()
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+def test_an_empty_store_is_reindexed_too(bench: Bench, tmp_path: Path, emptied: bool) -> None:
+    store = bench.store()
+    if emptied:
+        file = bench.put(store, "The pump needs oil.")
+        assert bench.drain()
+        store.remove_file(file)
+    other = Bench(tmp_path / "home", Moved("other"), chunk_tokens=60, chunk_overlap=0)
+
+    report = reindex_store(other.rag, "s")
+
+    assert (report.documents, report.chunks, report.embedder) == (0, 0, "other:64")
+    anew = other.rag.catalog.get("s")
+    assert (anew.embedder, "max=60" in anew.chunker) == ("other:64", True)
+    file = other.put(anew, "The valve is blue.")
+    assert other.drain()
+    assert other.found(anew, "valve") == [file]
+    assert [info.name for info in other.rag.catalog.stores()] == ["s"]
+    other.rag.db.close()
+
+
 def _row(bench: Bench, store: Store) -> Any:
     row = bench.stores.find(store.id)
     assert row is not None

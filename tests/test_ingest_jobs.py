@@ -16,6 +16,7 @@ from job_process import check_nothing_is_astray, keep_working, kill, start_worke
 from service_samples import add_file
 from upload_bench import Bench, wait_until
 
+from ingest.folder_job import PREFIX, Request
 from ingest.job_list import cancel_job, jobs
 from ingest.spool import Spool, spools
 from rag.store.corpus import Store
@@ -151,6 +152,29 @@ def test_asked_to_end_it_puts_its_files_down_and_no_file_is_blamed(
             assert (spool.holder(), spool.deaths()) == ("", 0)
     assert keep_working(home, lambda: nothing_waits(bench)) == 0
     check_nothing_is_astray(bench, store, ids)
+
+
+def test_asked_to_end_it_puts_a_folder_down_for_the_next_one(
+    bench: Bench, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    for number in range(12):
+        (tmp_path / "corpus" / f"{number}.txt").write_text(f"Valve {number} is blue, slowly.")
+    spool = Spool(home / "jobs", f"{PREFIX}1")
+    Request("f", (str(tmp_path / "corpus"),), prune=False).write(spool)
+
+    def held() -> int:
+        return sum(info.documents for info in bench.rag.catalog.stores())
+
+    with worker(home, more="job_worker.LEAVE_S = 60", commit_chunks=1) as process:
+        wait_until(lambda: held() > 0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert (spool.holder(), spool.deaths()) == ("", 0)
+    assert held() < 12
+    with worker(home):
+        wait_until(lambda: not list(spools(home / "jobs")))
+    assert held() == 12
 
 
 # -- several, and others ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from service_samples import check_lists_agree, count
 from sqlalchemy import update
 from upload_bench import Bench, moved, wait_until
 
-from ingest.job import delete_store, ingest_paths
+from ingest.job import delete_store, ingest_paths, reindex_store
 from ingest.job_list import progress_of
 from ingest.spool import spools
 from rag.errors import ModelError, UnknownStore
@@ -203,6 +203,41 @@ def test_another_embedder_fails_the_file_and_says_what_to_do(bench: Bench, tmp_p
     assert (row.status, row.error_code) == ("failed", "server_error")
     assert "youju reindex" in (row.error_message or "")
     other.rag.db.close()
+
+
+def test_another_chunker_fails_the_file_and_names_both(bench: Bench, tmp_path: Path) -> None:
+    store = bench.store()
+    before = bench.put(store, "The pump needs oil.")
+    assert bench.drain()
+    file = bench.put(store, "The valve is blue.")
+    own = bench.put(store, "The hose is green.", chunk_tokens=20)
+    other = Bench(tmp_path / "home", chunk_tokens=60, chunk_overlap=0)
+
+    other.drain()
+
+    row = bench.state(store, file)
+    assert (row.status, row.error_code) == ("failed", "server_error")
+    for told in (store.chunker, "max=60 overlap=0", "youju reindex --store s"):
+        assert told in (row.error_message or "")
+    assert bench.state(store, own).status == "completed", "it says itself how it is cut"
+    assert other.found(store, "pump") == [before]
+
+    reindex_store(other.rag, "s")
+    again = other.put(store, "The valve is blue.")
+    other.drain()
+    assert bench.state(store, again).status == "completed"
+    other.rag.db.close()
+
+
+def test_a_store_cut_by_an_older_version_takes_no_file(bench: Bench) -> None:
+    store = bench.store()
+    chunker = store.chunker.replace("passages-2", "passages-1")
+    bench.stores.change(store.id, {"chunker": chunker})
+    file = bench.put(store, "The hose is green.", chunk_tokens=20)
+
+    bench.drain()
+
+    assert chunker in (bench.state(store, file).error_message or "")
 
 
 def test_a_file_of_a_folder_cannot_be_put_into_another_store(bench: Bench, tmp_path: Path) -> None:

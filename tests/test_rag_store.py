@@ -331,3 +331,17 @@ def test_a_run_that_began_before_a_reindex_cannot_mix_embedders(db: Database) ->
         with pytest.raises(IndexMismatch, match=r"e1, now e2"):
             act()
     assert store.hashes() == {}
+
+
+def test_a_run_that_began_before_a_reindex_cannot_mix_chunkers(db: Database) -> None:
+    make_store(db).commit([new_document("a")])
+    late = Catalog(db).get("default")
+    shadow = make_store(db, "~x", chunker="c2")
+    store = Catalog(db).get("default")
+    assert store.replace_all(shadow, store.seq())
+
+    with pytest.raises(IndexMismatch, match=r"c1, now c2"):
+        late.commit([new_document("b")])
+    assert late.seq() == store.seq(), "what was there before is still found"
+    assert late.delete(["gone"], missing_ok=True) == 0
+    assert store.hashes() == {}

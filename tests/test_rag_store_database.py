@@ -397,7 +397,7 @@ class TestAnotherProcess:
         url = f"sqlite:///{tmp_path / 'youju.db'}"
         make_store(db := Database(url)).commit([new_document("kept")])
 
-        limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))"
+        limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))"
         ran = write_elsewhere(tmp_path, limit, count=200)
 
         assert ran.stderr.startswith("StorageError: The database ")

@@ -22,6 +22,7 @@ from rag.schema import Document, FloatArray, Passage
 from rag.store.database import mark_deleted
 from rag.store.ids import new_id
 from rag.store.service_tables import FileRow, StoreFileRow
+from rag.store.sketches import Sketch, write_sketch
 from rag.store.stamps import Stamp, write_stamps
 from rag.store.tables import ChangeRow, ChunkRow, DocumentRow, StoreRow
 
@@ -49,6 +50,7 @@ class NewDocument:
         file_id: The file that it is parsed from, which is in the store's list already; "" for one
             that has come from a folder, which is put there.
         stamp: What the file looked like when it was read; None where there is none to look at.
+        sketch: Of its text (ingest.similar), by which others find it; None: they do not.
     """
 
     name: str
@@ -61,6 +63,7 @@ class NewDocument:
     source: str = ""
     file_id: str = ""
     stamp: Stamp | None = None
+    sketch: Sketch | None = None
 
     @property
     def identity(self) -> str:
@@ -196,6 +199,8 @@ class ChangeLog:
         )
         if new.stamp is not None and document_id is not None:
             write_stamps(self._session, {document_id: new.stamp})
+        if new.sketch is not None and document_id is not None:
+            write_sketch(self._session, document_id, new.sketch)
         if new.vectors.shape != (len(new.passages), self._dim):
             raise ValueError(
                 f"{new.name}: got vectors {new.vectors.shape}, "

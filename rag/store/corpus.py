@@ -171,6 +171,12 @@ class Store:
 
     def documents(self) -> list[DocumentInfo]:
         """Return what is known of every document, by name."""
+        row = DocumentRow
+        query = select(
+            row.id, row.name, row.source, row.root, row.sha256, row.size, row.media_type,
+            row.title, row.pages, row.warnings, row.created_at, row.file_id,
+            func.length(row.text).label("characters"),
+        )  # fmt: skip
         with self._db.read() as session:
             counts = dict(
                 session.execute(
@@ -179,7 +185,6 @@ class Store:
                     .group_by(ChunkRow.document_id)
                 ).all()
             )
-            row = DocumentRow
             return [
                 DocumentInfo(
                     name=found.name,
@@ -197,23 +202,7 @@ class Store:
                     file_id=found.file_id,
                 )
                 for found in session.execute(
-                    select(
-                        row.id,
-                        row.name,
-                        row.source,
-                        row.root,
-                        row.sha256,
-                        row.size,
-                        row.media_type,
-                        row.title,
-                        row.pages,
-                        row.warnings,
-                        row.created_at,
-                        row.file_id,
-                        func.length(row.text).label("characters"),
-                    )
-                    .where(row.store_id == self.id)
-                    .order_by(row.name)
+                    query.where(row.store_id == self.id).order_by(row.name)
                 )
             ]
 
@@ -323,7 +312,8 @@ class Store:
     def _commit(self, documents: Sequence[NewDocument]) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
         with self._db.write() as session:
-            log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
+            seq = self._seq(session, lock=True, adds=True)
+            log = ChangeLog(session, self.id, self.dim, seq)
             for given in documents:
                 new = replace(given, name=without_nul(given.name), source=without_nul(given.source))
                 row = DocumentRow
@@ -361,7 +351,8 @@ class Store:
             UnknownStore: If the store has been deleted meanwhile.
         """
         with self._db.write() as session:
-            log = ChangeLog(session, self.id, self.dim, self._seq(session, lock=True))
+            seq = self._seq(session, lock=True, adds=True)
+            log = ChangeLog(session, self.id, self.dim, seq)
             listed = session.get(StoreFileRow, (self.id, new.file_id), with_for_update=True)
             if listed is None or (listed.status, listed.worker) != ("in_progress", worker):
                 return False
@@ -471,17 +462,20 @@ class Store:
         self.embedder, self.dim, self.chunker = source.embedder, source.dim, source.chunker
         return True
 
-    def _seq(self, session: Session, *, lock: bool = False) -> int:
-        query = select(StoreRow.seq, StoreRow.embedder).where(StoreRow.id == self.id)
+    def _seq(self, session: Session, *, lock: bool = False, adds: bool = False) -> int:
+        row = StoreRow
+        query = select(row.seq, row.embedder, row.chunker).where(row.id == self.id)
         if lock:  # PostgreSQL: files can still be put into the store, which refer to its row
             query = query.with_for_update(key_share=True)
         found = session.execute(query).one_or_none()
         if found is None:
             raise UnknownStore(f"Store {self.name!r} has been deleted.", do="See `youju stores`.")
-        if found.embedder != self.embedder:
+        was, now = self.embedder, found.embedder
+        if adds and was == now:
+            was, now = self.chunker, found.chunker
+        if was != now:
             raise IndexMismatch(
-                f"Store {self.name!r} has been re-embedded meanwhile: opened with "
-                f"{self.embedder}, now {found.embedder}.",
+                f"Store {self.name!r} has been reindexed meanwhile: opened with {was}, now {now}.",
                 do="Run the command again.",
             )
         return int(found.seq)

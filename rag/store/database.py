@@ -37,7 +37,7 @@ from rag.errors import ConfigError, StorageError
 from rag.store import postgres
 from rag.store.hold import hold
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 """The newest migration; a test holds it against the migration folder."""
 
 VACUUM_BYTES = 1 << 30

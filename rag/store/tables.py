@@ -115,6 +115,35 @@ class StampRow(Base):
     """This machine's clock just before it was read, nanoseconds since 1970 as the others."""
 
 
+class SketchRow(Base):
+    """A sketch of a document's text: up to 128 little-endian hashes of 64 bits, ascending."""
+
+    __tablename__ = "document_sketches"
+
+    document_id: Mapped[int] = mapped_column(
+        BigKey,
+        ForeignKey("documents.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    )
+    sketch: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class SketchKeyRow(Base):
+    """One of the smallest hashes of a document's sketch, to find it by."""
+
+    __tablename__ = "sketch_keys"
+    __table_args__ = (Index("sketch_keys_by_key", "key", "document_id"),)
+
+    document_id: Mapped[int] = mapped_column(
+        BigKey,
+        ForeignKey("documents.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    )
+    key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+
+
 class ChunkRow(Base):
     """A passage with its vector: `dim` little-endian float16 numbers of a unit vector."""
 
