@@ -154,6 +154,13 @@ def test_which_are_run(tmp_path: Path) -> None:
 # -- the project's own -----------------------------------------------------------------------------
 
 
+def test_every_set_has_a_baseline(shared_sets: Path) -> None:
+    commands = [" ".join(baseline.command) for baseline in read_baselines()]
+    for folder in shared_sets.iterdir():
+        if (folder / "corpus.jsonl").exists():
+            assert any(f"{{sets}}/{folder.name} " in command for command in commands), folder.name
+
+
 def test_the_quick_ones_hold(shared_sets: Path, home: Path, run: Run) -> None:
     done = run("eval", "gate", "--sets", str(shared_sets), "--quick")
     assert done.status == 0, done.out + done.err
