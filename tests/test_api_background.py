@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,7 +220,7 @@ def test_the_search_for_jobs_goes_on_when_no_process_can_be_started(
         tried.append(1)
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(api.job_child.subprocess, "Popen", no_process)
+    monkeypatch.setattr(subprocess, "Popen", no_process)
     child = api.job_child.JobChild(Settings(home=served_home), lambda: True, lambda *_: None)
     child.start()
     try:
