@@ -80,6 +80,13 @@ MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
         "The store was made by another embedding model than the server has now. Who runs the "
         "server can mend that with `youju reindex`.",
     ),
+    errors.ChunkerMismatch: Meaning(
+        409,
+        INVALID,
+        "index_mismatch",
+        "The store's documents were cut up otherwise than the server would now. Who runs the server "
+        "can mend that with `youju reindex`.",
+    ),
     errors.DocumentRejected: Meaning(400, INVALID, "document_rejected"),
     errors.StorageError: _ours(503, "storage_unavailable", _DISK, retry_after=5),
     errors.StorageBusy: _ours(503, "storage_busy", _BUSY, retry_after=2),

@@ -89,7 +89,7 @@ class JobChild:
             begin = time.monotonic()
             try:
                 self._watch(self._spawn(), rung)
-            except OSError as error:  # no process or no memory to be had
+            except Exception as error:  # noqa: BLE001  no process or thread to be had, say
                 log.error("jobs", reason=told(error))
             finally:
                 self._lock.release()
@@ -110,16 +110,22 @@ class JobChild:
         return True
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        settings = json.dumps(_plain(self._settings)).encode()
         child = subprocess.Popen(
             [sys.executable, "-c", _START, str(_ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C is the server's; its end is the child's
         )
-        self._tell(child, json.dumps(_plain(self._settings)).encode() + b"\n")
-        threading.Thread(
-            target=self._listen, args=(child.stdout,), name="jobs-reports", daemon=True
-        ).start()
+        self._tell(child, settings + b"\n")
+        try:
+            threading.Thread(
+                target=self._listen, args=(child.stdout,), name="jobs-reports", daemon=True
+            ).start()
+        except RuntimeError:  # no thread to be had: it would be stopped by its first report
+            child.kill()
+            child.wait()
+            raise
         return child
 
     def _watch(self, child: subprocess.Popen[bytes], rung: bool) -> None:
@@ -155,7 +161,7 @@ class JobChild:
             for line in source:
                 try:
                     store, file, status, seconds, message = json.loads(line)
-                except ValueError:
+                except (ValueError, TypeError):
                     continue
                 self._report(store, file, status, float(seconds), message)
 
@@ -164,8 +170,13 @@ def _plain(settings: Settings) -> dict[str, Any]:
     """Return settings as JSON has them, with the secrets that the child needs."""
     found: dict[str, Any] = {}
     for name in Settings.model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = value.get_secret_value()
-        found[name] = str(value) if isinstance(value, Path) else value
+        found[name] = _plain_value(getattr(settings, name))
     return found
+
+
+def _plain_value(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_plain_value(one) for one in value]
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value) if isinstance(value, Path) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.sync_output import SyncPrinter, skipped_formats, stopped_by_signals
-from rag.errors import PathError, UsageError
+from rag.errors import PathError, UsageError, YoujuError
 from rag.terminal import complain, count, print_json, progress_bar, say
 
 if TYPE_CHECKING:
-    from ingest.pipeline import IngestReport
+    from ingest.pipeline import IngestReport, Work
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", "-s", help="Store to use; else the setting `store`.")
@@ -45,10 +46,21 @@ def ingest(
     rag = build_rag(load_settings({"store": store}).settings)
     name = rag.settings.store
     told: list[str] = []
-    with progress_bar("Ingesting") as advance:
-        report = ingest_durably(
-            rag, name, list(map(Path, paths)), prune=prune, progress=advance, tell=told.append
-        )
+    done: list[Work] = []
+    try:
+        with progress_bar("Ingesting") as advance:
+            report = ingest_durably(
+                rag,
+                name,
+                list(map(Path, paths)),
+                prune=prune,
+                progress=advance,
+                tell=told.append,
+                broken_off=done.append,
+            )
+    except YoujuError:
+        _complain_of_the_rest(done)
+        raise
     for sentence in () if as_json else told:
         say(sentence)
     if as_json:
@@ -208,6 +220,16 @@ def report_json(store: str, report: IngestReport) -> dict[str, object]:
         "near_duplicates": [asdict(pair) for pair in report.near_duplicates],
         "seconds": round(report.seconds, 3),
     }
+
+
+def _complain_of_the_rest(done: Sequence[Work]) -> None:
+    """Name what was refused until an error ended the run, and say how much was stored."""
+    for work in done:
+        for item in sorted(work.rejected, key=lambda item: item.name):
+            complain(f"{item.name}: {item.message}")
+        if work.outcomes or work.rejected:
+            stored = len(work.outcomes)
+            complain(f"The run was broken off; {count(stored, 'file')} of it in the store.")
 
 
 def _print_report(store: str, report: IngestReport) -> None:

@@ -254,6 +254,17 @@ def cannot_list(path: Path, label: str, error: OSError) -> RefusedFile:
     return RefusedFile(path, printable(label), _unreadable(error, "unreadable"))
 
 
+def is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
+    """Whether an entry of a folder is one itself, or with `follow` leads to one.
+
+    A link that leads round in circles, or where nobody may look, is none.
+    """
+    try:
+        return entry.is_dir(follow_symlinks=follow)
+    except OSError:
+        return False
+
+
 def printable(name: str) -> str:
     r"""Return a name that can be shown, stored and encoded.
 
@@ -311,11 +322,11 @@ def _walk(root: Path, max_bytes: int, skipped: Counter[str]) -> list[_Seen]:
             label = prefix + entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if is_folder(entry, follow=False):
                 folders.append(label + "/")
             elif media_type(label) is not None:
                 seen.append(_look(root / label, label, root, max_bytes))
-            elif not entry.is_dir():
+            elif not is_folder(entry, follow=True):
                 skipped[printable(os.path.splitext(label)[1].lower())] += 1
     return sorted(seen, key=lambda item: item.label)
 

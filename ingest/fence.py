@@ -298,7 +298,7 @@ class _Worker:
                 write_message(stdin, request, data)
             stdout = cast(BinaryIO, self._process.stdout)
             return read_message(stdout, MAX_HEADER, 4 * max_chars)
-        except (OSError, ValueError, json.JSONDecodeError):
+        except (OSError, ValueError, RecursionError, json.JSONDecodeError):
             return None
         finally:
             timer.cancel()

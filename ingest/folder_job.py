@@ -19,10 +19,11 @@ from ingest.executors import Slot, held_if_dead, is_dead, sweep_locks
 from ingest.file_job import MOST_DEATHS, Result, Step, Stopped
 from ingest.job import make_ingestion, make_parsers, refresh_indexes
 from ingest.jobs import FOLDER_APP, LIVE, Executor, JobDatabase, base_of
-from ingest.pipeline import IngestReport
+from ingest.pipeline import IngestReport, Work
 from ingest.spool import REQUEST, Spool, note_progress, spools
 from rag.build import Rag
 from rag.errors import UsageError, YoujuError
+from rag.store.database import translated
 from rag.store.ids import new_id
 from rag.terminal import Advance, Progress, count
 
@@ -93,6 +94,7 @@ class FolderIngestion:
         self._parts = ExitStack()
         self._steps: Generator[Progress, None, IngestReport] | None = None
         self._noted = 0.0
+        self.work = Work()
         self.report: IngestReport | None = None
         self.error: YoujuError | None = None
 
@@ -105,7 +107,9 @@ class FolderIngestion:
         pool = self._parts.enter_context(make_parsers(self._rag))
         ingestion = make_ingestion(self._rag, self.request.store, pool)
         paths = self._paths or [Path(path) for path in self.request.paths]
-        self._steps = ingestion.steps(paths, prune=self.request.prune, progress=self._say)
+        self._steps = ingestion.steps(
+            paths, prune=self.request.prune, progress=self._say, work=self.work
+        )
         self.go_on()
 
     def run(self, step: Step) -> Result:
@@ -173,6 +177,7 @@ def ingest_durably(
     prune: bool = False,
     progress: Advance = lambda _progress: None,
     tell: Callable[[str], None] = lambda _sentence: None,
+    broken_off: Callable[[Work], None] = lambda _work: None,
 ) -> IngestReport:
     """Do as `ingest.job.ingest_paths`, as a job that outlives this process.
 
@@ -185,6 +190,8 @@ def ingest_durably(
         prune: Also remove documents whose file is gone from one of the folders.
         progress: Called before each file.
         tell: Called with a sentence for each run that was interrupted and is finished now.
+        broken_off: Called with what was done and refused until an error ended the run, which is
+            raised then.
 
     Raises:
         YoujuError: As `ingest_paths` does.
@@ -204,6 +211,9 @@ def ingest_durably(
         finally:
             slot.release()
             sweep_locks(root, KIND)
+    except YoujuError:
+        broken_off(work.work)
+        raise
     finally:
         work.close()
 
@@ -272,7 +282,10 @@ def claim(root: Path, spool: Spool, slot: Slot) -> bool:
 def _run(rag: Rag, work: FolderIngestion, slot: Slot) -> IngestReport:
     try:
         if work.go_on():  # else nothing is to be stored, and no durable job is needed for it
-            with Executor(rag.settings, FOLDER_APP, slot) as executor:
+            with (
+                translated("of the jobs"),
+                Executor(rag.settings, FOLDER_APP, slot) as executor,
+            ):
                 executor.register(WORKFLOW, lambda _job_id: work.run(executor.step))
                 executor.launch()
                 _cancel_earlier(executor, work.spool)
@@ -309,10 +322,11 @@ def _forget(rag: Rag, spool: Spool) -> None:
     try:
         if database.exists():
             client = database.client()
-            for one in client.list_workflows(
-                status=LIVE, workflow_id_prefix=f"{spool.job_id}.", load_input=False
-            ):
-                client.cancel_workflow(one.workflow_id)
+            with translated("of the jobs"):
+                for one in client.list_workflows(
+                    status=LIVE, workflow_id_prefix=f"{spool.job_id}.", load_input=False
+                ):
+                    client.cancel_workflow(one.workflow_id)
             client.destroy()
     finally:
         database.close()

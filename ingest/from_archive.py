@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import stat
 import struct
 import tarfile
@@ -19,7 +20,7 @@ from typing import IO
 from ingest.allowance import Allowance, AllowanceSpent
 from ingest.discover import SUPPORTED, media_type, printable
 from ingest.encoding import decode
-from ingest.members import Members
+from ingest.members import Members, failed
 from ingest.zip_aes import AES, read_aes
 from rag.errors import DocumentRejected
 from rag.schema import Document
@@ -38,6 +39,7 @@ _UNZIP_ERRORS = (
     NotImplementedError,
     struct.error,
     IndexError,
+    lzma.LZMAError,
 )
 _UNTAR_ERRORS = (tarfile.TarError, gzip.BadGzipFile, zlib.error, ValueError, EOFError, OSError)
 _JUNK = ("__macosx", "thumbs.db", "desktop.ini")
@@ -130,6 +132,8 @@ def _add_zipped(
     except _UNZIP_ERRORS:
         what = "The member is damaged or compressed in an unknown way."
         members.refuse(name, DocumentRejected(what, reason="damaged"))
+    except MemoryError as error:  # a dictionary of gigabytes, say
+        members.refuse(name, failed(error))
     else:
         members.add(name, content)
 
@@ -150,7 +154,7 @@ def _unzip(
             try:
                 with archive.open(entry, pwd=coded) as source:
                     return _bounded(source, entry.compress_size, allowance)
-            except (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError):
+            except (RuntimeError, *_UNZIP_ERRORS):
                 continue  # the wrong password, or one that only looked right
     raise _Locked(
         f"The ZIP archive is encrypted: {printable(_zip_name(entry)[-80:])} in it opens with a "

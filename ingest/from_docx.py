@@ -68,14 +68,21 @@ def docx_document(data: bytes) -> Document:
         writer.paragraph(note)
     text, sections = writer.finish()
     title = clip(str(result.metadata.get("title") or "")) or writer.first_heading
-    return Document(text, title, sections=sections, media_type=_MEDIA_TYPE)
+    warnings = (MACROS,) if _holds_macros(data) else ()
+    return Document(text, title, sections=sections, media_type=_MEDIA_TYPE, warnings=warnings)
 
 
 def docm_document(data: bytes) -> Document:
     """Parse a Word file with macros, which are not run; else as `docx_document`."""
     document = docx_document(data)
     media_type = "application/vnd.ms-word.document.macroenabled.12"
-    return replace(document, media_type=media_type, warnings=(*document.warnings, MACROS))
+    return replace(document, media_type=media_type, warnings=(MACROS,))
+
+
+def _holds_macros(data: bytes) -> bool:
+    """Whether a VBA project lies in the package, whatever the file is called."""
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        return any(name.rpartition("/")[2] == "vbaProject.bin" for name in archive.namelist())
 
 
 def _write_nodes(writer: TextWriter, nodes: Sequence[Mapping[str, Any]]) -> None:

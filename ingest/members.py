@@ -59,6 +59,9 @@ class Members:
         except DocumentRejected as error:
             self.refuse(name, error)
             return
+        except Exception as error:  # noqa: BLE001  one member must not take the others along
+            self.refuse(name, failed(error))
+            return
         shown = _shown(name)
         self._append(document.text, _below(shown, document))
         self._warnings += [f"{shown}: {warning}" for warning in document.warnings]
@@ -113,6 +116,17 @@ class Members:
             reason=self._refused[0][1].reason,
             do=do,
         )
+
+
+def failed(error: Exception) -> DocumentRejected:
+    """Say of a member that a parser did not get through it; its own words may quote the text."""
+    if isinstance(error, MemoryError | RecursionError):
+        what = "more memory than" if isinstance(error, MemoryError) else "deeper nesting than"
+        return DocumentRejected(f"It needs {what} the parser may use.", reason="limit")
+    kind = type(error).__name__
+    return DocumentRejected(
+        f"The parser failed on it ({kind}); it is damaged or hostile.", reason="damaged"
+    )
 
 
 def _below(name: str, document: Document) -> Iterator[Span]:

@@ -190,15 +190,23 @@ class Ingestion:
         *,
         prune: bool = False,
         progress: Advance = lambda _progress: None,
+        work: Work | None = None,
     ) -> Generator[Progress, None, IngestReport]:
         """Do as `run` step by step.
 
         It stops when it has seen which files there are, and whenever a group of them is about to
         be committed.
 
+        Args:
+            paths: Files and folders.
+            prune: Also remove documents whose file is gone from one of the folders given.
+            progress: Called before each file.
+            work: Filled as it goes on: what was done should it be broken off.
+
         Raises:
             YoujuError: As `run` does.
         """
+        work = Work() if work is None else work
         begin = time.perf_counter()
         discovery = discover(paths, self._max_bytes, allow_empty=prune)
         store = self._open_store()
@@ -207,7 +215,7 @@ class Ingestion:
         refused = {storable_path(item.path) for item in discovery.rejected}
         folders = tuple(path + os.sep for path in refused - known.keys())  # perhaps unlisted ones
         hidden = {source for source in known if folders and source.startswith(folders)}
-        rejected = [
+        work.rejected += [
             rejection(
                 item.name,
                 item.error,
@@ -217,17 +225,15 @@ class Ingestion:
             for item in discovery.rejected
         ]
         similar = SimilarFiles(self._sketches(store))
-        work = yield from self._put_steps(
-            store, discovery.files, known, len(discovery.files), progress, similar
-        )
-        rejected += work.rejected
+        total = len(discovery.files)
+        yield from self._put_steps(store, discovery.files, known, total, progress, work, similar)
         present = {storable_path(found.path) for found in discovery.files} | refused | hidden
         roots = {storable_path(root) for root in discovery.roots}
         pruned = _prune(store, roots, present) if prune else ()
         return IngestReport(
             outcomes=work.outcomes,
             pruned=pruned,
-            rejected=tuple(sorted(rejected, key=lambda item: item.name)),
+            rejected=tuple(sorted(work.rejected, key=lambda item: item.name)),
             skipped=discovery.skipped,
             lost=_lost_roots(store) if prune else {},
             chunks=work.chunks,
@@ -261,7 +267,9 @@ class Ingestion:
             StorageError: If the store cannot be written; what was committed before stays.
             ModelError: If the embedder cannot be had.
         """
-        return _last(self._put_steps(store, files, known, total, progress))
+        work = Work()
+        _last(self._put_steps(store, files, known, total, progress, work))
+        return work
 
     def _put_steps(
         self,
@@ -270,10 +278,10 @@ class Ingestion:
         known: Mapping[str, tuple[str, str]],
         total: int,
         progress: Advance,
+        work: Work,
         similar: SimilarFiles | None = None,
-    ) -> Generator[Progress, None, Work]:
+    ) -> Generator[Progress, None, None]:
         """Do as `put`, and stop whenever a group is about to be committed; see who is `similar`."""
-        work = Work()
         waiting: list[_Parsed] = []
         done = 0
         for done, found in enumerate(files, start=1):
@@ -304,7 +312,6 @@ class Ingestion:
             yield Progress(done, total)
             progress(Progress(done, total, "embedding"))
         self._commit(store, waiting, work)
-        return work
 
     def _parse(self, found: FoundFile, known_sha256: str | None) -> _Parsed | _Same:
         """Return _Same if the store holds these very bytes under this name."""

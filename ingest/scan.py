@@ -16,6 +16,7 @@ from ingest.discover import (
     FoundFile,
     RefusedFile,
     cannot_list,
+    is_folder,
     look_at,
     media_type,
     printable,
@@ -137,7 +138,7 @@ class FolderScan:
             folders: list[tuple[str, IgnoreRules]] = []
             for entry in entries:
                 label = base + entry.name
-                if not entry.is_dir(follow_symlinks=False):
+                if not is_folder(entry, follow=False):
                     if media_type(entry.name) is None:
                         self._count(entry, label, rules)
                         continue
@@ -173,7 +174,7 @@ class FolderScan:
 
     def _count(self, entry: os.DirEntry[str], label: str, rules: IgnoreRules) -> None:
         """Count a file of another format, unless it is ignored."""
-        if not rules.ignores(label, entry.name, folder=False) and not entry.is_dir():
+        if not rules.ignores(label, entry.name, folder=False) and not is_folder(entry, follow=True):
             self.skipped[printable(os.path.splitext(label)[1].lower())] += 1
 
 

@@ -19,6 +19,7 @@ from rag.build import OpenStore, Rag
 from rag.errors import IndexMismatch, StorageError, UnknownStore, YoujuError
 from rag.store.blobs import Blobs
 from rag.store.corpus import Store
+from rag.store.database import translated
 from rag.store.files import Files
 from rag.store.hold import hold
 from rag.store.vector_stores import VectorStores
@@ -50,7 +51,7 @@ def purge(rag: Rag, opened: Callable[[Store], OpenStore] | None = None) -> bool:
     seen = rag.db.deletions()
     if seen == 0 and rag.db.file is not None:
         return True
-    with _alone(rag) as alone:
+    with translated(rag.settings.home), _alone(rag) as alone:
         if not alone:
             return False
         clean = Files(rag.db, Blobs(rag.settings.blobs_folder)).drop_orphans()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from wire import until
@@ -204,3 +207,33 @@ def test_the_search_for_jobs_goes_on_after_any_fault(
         child.close()
     assert SECRET not in str(noted.lines)
     assert noted.lines
+
+
+def test_the_search_for_jobs_goes_on_when_no_process_can_be_started(
+    served_home: Path, monkeypatch: pytest.MonkeyPatch, noted: Noted
+) -> None:
+    monkeypatch.setattr(api.job_child, "log", noted)
+    monkeypatch.setattr(api.job_child, "LOOK_S", 0.01)
+    tried: list[int] = []
+
+    def no_process(*_: object, **__: object) -> None:
+        tried.append(1)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    child = api.job_child.JobChild(Settings(home=served_home), lambda: True, lambda *_: None)
+    child.start()
+    try:
+        until(lambda: len(tried) > 1)
+    finally:
+        child.close()
+    assert noted.lines
+
+
+def test_the_process_that_ingests_gets_every_setting(served_home: Path) -> None:
+    given = Settings(
+        home=served_home,
+        document_passwords=(SecretStr("geheim"), SecretStr("密")),
+        generator_api_key=SecretStr("k"),
+    )
+    assert Settings(**json.loads(json.dumps(api.job_child._plain(given)))) == given

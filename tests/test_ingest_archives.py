@@ -7,14 +7,19 @@ import gzip
 import io
 import struct
 import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
 
 import pytest
 from containers import labels, mail, read, refusal, tarred, tgz, zip_link, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.allowance import MAX_DEPTH
+import ingest.members
+from ingest.allowance import MAX_DEPTH, Allowance
+from ingest.parse import parse
 from rag.errors import DocumentRejected
+from rag.schema import Document
 
 MARKDOWN = "# Leave\n\nTwelve days.\n"
 
@@ -134,6 +139,50 @@ def test_bombs_end_quickly() -> None:
     assert document.text == "A"
     assert "as a bomb would" in document.warnings[0]
     assert refusal(gzip.compress(zeros, 1), "x.tgz").reason == "limit"
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize("error", [RecursionError(), MemoryError(), KeyError("secret text")])
+def test_a_member_on_which_its_parser_fails_takes_no_other_along(
+    monkeypatch: pytest.MonkeyPatch,
+    pack: Callable[[Mapping[str, bytes | str]], bytes],
+    error: Exception,
+) -> None:
+    def fails(data: bytes, name: str, allowance: Allowance) -> Document:
+        if name == "b.txt":
+            raise error
+        return parse(data, name, allowance)
+
+    monkeypatch.setattr(ingest.members, "parse", fails)
+    suffix = "zip" if pack is zipped else "tar"
+    document = read(pack({"a.txt": "A", "b.txt": "B", "c.txt": "C"}), f"x.{suffix}")
+    assert document.text == "A\n\nC"
+    (warning,) = document.warnings
+    assert warning.startswith("b.txt: ")
+    assert "secret" not in warning
+
+
+def test_a_mail_nested_too_deep_takes_no_other_member_along() -> None:
+    deep = b"".join(
+        b'Content-Type: multipart/mixed; boundary="b%d"\r\n\r\n--b%d\r\n' % (n, n)
+        for n in range(1500)
+    )
+    document = read(zipped({"a.txt": "A", "deep.eml": deep, "c.txt": "C"}), "x.zip")
+    assert document.text == "A\n\nC"
+    assert "deeper nesting" in document.warnings[0]
+
+
+def test_a_damaged_lzma_member_is_told() -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.txt", "".join(str(n * n) for n in range(300)))
+        archive.writestr("b.txt", "B")
+    data = bytearray(packed.getvalue())
+    for at in range(50, 70):
+        data[at] = 0xFF
+    document = read(bytes(data), "x.zip")
+    assert document.text == "B"
+    assert document.warnings[0].startswith("a.txt: The member is damaged")
 
 
 def test_the_limits_hold_for_the_whole_tree() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.discover import Discovery, discover, media_type, printable, read_bytes
+from ingest.discover import Discovery, FoundFile, discover, media_type, printable, read_bytes
+from ingest.scan import FolderScan
 from rag.errors import DocumentRejected, PathError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX file system")
@@ -176,3 +177,15 @@ def test_printable_names_can_be_encoded_and_shown(name: str) -> None:
     assert shown.isprintable()
     shown.encode("utf-8")
     assert printable(shown) == shown
+
+
+@posix
+@pytest.mark.parametrize("name", ["loop", "loop.txt", "loop.xyz"])
+def test_a_link_that_leads_round_in_circles_harms_no_other_file(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "a.txt")
+    (tmp_path / name).symlink_to(name)
+    found = discover([tmp_path], LIMIT)
+    assert names(found) == ["a.txt"]
+    assert reasons(found) == ({name: "unreadable"} if name == "loop.txt" else {})
+    entries = list(FolderScan(tmp_path.resolve(), LIMIT).entries())
+    assert [entry.name for entry in entries if isinstance(entry, FoundFile)] == ["a.txt"]

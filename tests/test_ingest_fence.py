@@ -345,3 +345,16 @@ def test_arguments_are_checked() -> None:
             ParserPool(
                 workers=workers, timeout_s=timeout_s, memory_mib=memory_mib, max_output_chars=chars
             )
+
+
+def test_an_answer_nested_without_end_is_not_believed() -> None:
+    worker = (
+        "import os, struct\n"
+        "def say(text): os.write(1, struct.pack('>IQ', len(text), 0) + text)\n"
+        "say(b'{\"ready\": true}')\n"
+        "os.read(0, 1)\n"
+        "say(b'[' * 60_000)\n"
+    )
+    with ParserPool(command=[sys.executable, "-c", worker]) as pool:
+        with pytest.raises(DocumentRejected, match="crashed"):
+            pool.parse(b"x", "a.txt")

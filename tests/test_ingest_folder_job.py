@@ -5,21 +5,28 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from command import Run
 from served_process import ROOT
+from sqlalchemy.exc import OperationalError
 
 from ingest.executors import Slot
+from ingest.file_job import Result
 from ingest.folder_job import PREFIX, Request, interrupted
 from ingest.job_list import jobs
+from ingest.jobs import Executor
 from ingest.spool import Spool, spools
 from rag.build import build_rag
 from rag.config import Settings
+from rag.store.changelog import ChangeLog
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is POSIX"),
@@ -157,6 +164,60 @@ def test_a_cancelled_one_ends(home: Path, corpus: Path, run: Run) -> None:
     process.communicate(timeout=60)
     assert process.returncode in (0, 2)  # 0: it was quicker
     assert list(spools(home / "jobs")) == []
+
+
+def _no_room(*_: object) -> None:
+    """Fail as SQLite does on a full disk."""
+    with closing(sqlite3.connect(":memory:")) as rows:
+        rows.execute("PRAGMA max_page_count = 1")
+        try:
+            rows.execute("CREATE TABLE t (a)")
+        except sqlite3.OperationalError as error:
+            raise OperationalError("INSERT", {}, error) from error
+
+
+@pytest.mark.parametrize("full", ["documents", "jobs"])
+def test_a_full_disk_is_one_line_and_what_was_done_and_refused_is_told(
+    home: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    monkeypatch.setenv("YOUJU_HOME", str(home))
+    monkeypatch.setenv("YOUJU_COMMIT_CHUNKS", "1")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(4):
+        (corpus / f"{number:02}.txt").write_text(f"Valve {number} is blue.")
+    (corpus / "00.pdf").write_text("no PDF")
+    commits: list[int] = []
+    commit = ChangeLog.write
+    step = Executor.step
+
+    def fills(log: ChangeLog) -> None:
+        if len(commits) == 2 and full == "documents":
+            _no_room()
+        commits.append(1)
+        commit(log)
+
+    def recorded(executor: Executor, name: str, work: Callable[[], Result]) -> Result:
+        result = step(executor, name, work)
+        if len(commits) == 2:
+            _no_room()
+        return result
+
+    with monkeypatch.context() as patch:
+        if full == "jobs":
+            patch.setattr(Executor, "step", recorded)
+        patch.setattr(ChangeLog, "write", fills)
+        broken = run("ingest", str(corpus))
+    assert broken.status == 1
+    lines = broken.err.splitlines()
+    assert "00.pdf: Not a PDF" in lines[-3]
+    assert "The run was broken off; 2 files of it" in lines[-2]
+    assert "the disk is full. Free some space" in lines[-1]
+    assert _documents(home) == 2
+    again = run("ingest", str(corpus))
+    assert again.status == 1
+    assert "00.pdf: Not a PDF" in again.err
+    assert _documents(home) == 4
 
 
 def interrupted_or_running(home: Path) -> bool:

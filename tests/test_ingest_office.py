@@ -300,3 +300,12 @@ def test_macros_are_told_not_run() -> None:
     document = parse(target.getvalue(), "a.xlsm")
     assert document.warnings == (MACROS,)
     assert document.text == "Sheet\n\na  b"
+
+
+def test_macros_in_a_word_file_that_is_called_docx_are_told() -> None:
+    sample = Path(__file__).parents[1] / "samples" / "corpus" / "hr" / "leave-policy-zh.docx"
+    target = io.BytesIO(sample.read_bytes())
+    assert parse(target.getvalue(), "a.docx").warnings == ()
+    with zipfile.ZipFile(target, "a") as archive:
+        archive.writestr("word/vbaProject.bin", b"x")
+    assert parse(target.getvalue(), "a.docx").warnings == (MACROS,)

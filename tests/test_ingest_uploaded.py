@@ -333,3 +333,19 @@ def test_two_processes_share_the_work(bench: Bench, tmp_path: Path) -> None:
     assert sorted(bench.found(store, "valve")) == ids
     check_lists_agree(bench.rag.db)
     other.rag.db.close()
+
+
+@pytest.mark.parametrize("back_s", [3600, 10 * 365 * 86_400])
+def test_a_file_that_waits_goes_on_though_the_clock_is_put_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, back_s: int
+) -> None:
+    store = bench.store()
+    file = bench.put(store, "The heron is grey.")
+    claimed = bench.listed.claim("worker-1.a")
+    assert claimed is not None
+    bench.listed.postpone(claimed[0], 300)
+    assert bench.listed.claim("worker-1.b") is None
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - back_s)
+    assert bench.drain()
+    assert bench.state(store, file).status == "completed"

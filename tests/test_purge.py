@@ -20,12 +20,14 @@ from served_process import ROOT
 from traces import gone_within, traces
 from upload_bench import Bench
 
+import rag.purge
 from ingest.job import delete_files, delete_store, ingest_paths, reindex_store
 from ingest.sync_job import sync_folder
 from rag.build import OpenStore
 from rag.index.lexical import REWRITE_SHARE
-from rag.purge import purge
+from rag.purge import Purger, purge
 from rag.store.answers import NewResponse, Responses
+from rag.store.blobs import Blobs
 from rag.store.database import Database, mark_deleted
 from rag.store.redact import REMOVED
 from rag.store.tables import DEFAULT_PROJECT
@@ -143,6 +145,31 @@ def test_a_backup_that_runs_keeps_bytes_until_it_has_ended(bench: Bench) -> None
         assert bench.rag.db.deletions() > 0
     assert purge(bench.rag)
     assert traces(home, SECRET) == {}
+
+
+def test_a_file_that_cannot_be_removed_is_told_and_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench.rag.db.write() as session:
+        mark_deleted(session)
+    told: list[str] = []
+    tries: list[int] = []
+
+    def refused(*_: object) -> bool:
+        tries.append(1)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(rag.purge, "LOOK_S", 0.01)
+    monkeypatch.setattr(rag.purge, "RARELY_S", 0.01)
+    monkeypatch.setattr(Blobs, "orphans", refused)
+    purger = Purger(bench.rag, bench.opened.get, told.append)
+    purger.start()
+    end = time.monotonic() + ENOUGH_S
+    while len(tries) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    purger.close()
+    assert len(tries) >= 2
+    assert "Permission denied" in told[0]
 
 
 @pytest.mark.slow

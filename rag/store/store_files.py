@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Select, Update, func, select, update
+from sqlalchemy import Select, Update, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -25,6 +25,9 @@ from rag.store.service_tables import BatchFileRow, FileBatchRow, FileRow, StoreF
 from rag.store.tables import ChunkRow, DocumentRow
 
 Status: TypeAlias = Literal["in_progress", "completed", "failed", "cancelled"]
+LONGEST_WAIT_S = 600
+"""So long at most is a file not to be taken again."""
+
 ErrorCode: TypeAlias = Literal["server_error", "unsupported_file", "invalid_file"]
 
 
@@ -271,12 +274,14 @@ class StoreFiles:
             worker: Who has it from now on, 1 to 40 characters: nobody else may have that name.
         """
         row = StoreFileRow
+        now = int(time.time())
         waiting = (
             select(row)
             .where(
                 row.status == "in_progress",
                 row.worker.is_(None),
-                row.worker_until <= int(time.time()),
+                # nobody waits longer: the clock has been put back meanwhile
+                or_(row.worker_until <= now, row.worker_until > now + LONGEST_WAIT_S),
             )
             .order_by(row.batch_id.is_not(None), row.created_at, row.file_id)
             .limit(1)
@@ -313,8 +318,13 @@ class StoreFiles:
             )
 
     def postpone(self, claimed: StoreFileRow, seconds: int) -> None:
-        """Give a claimed file back, not to be taken again for so many seconds."""
-        until = int(time.time()) + seconds if seconds else 0
+        """Give a claimed file back, not to be taken again for so many seconds.
+
+        Args:
+            claimed: The file.
+            seconds: At most `LONGEST_WAIT_S`, which is taken for more.
+        """
+        until = int(time.time()) + min(seconds, LONGEST_WAIT_S) if seconds else 0
         with self._db.write() as session:
             session.execute(_update_claimed(claimed).values(worker=None, worker_until=until))
 
