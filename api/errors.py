@@ -84,8 +84,8 @@ MEANINGS: Mapping[type[errors.YoujuError], Meaning] = {
         409,
         INVALID,
         "index_mismatch",
-        "The store's documents were cut up otherwise than the server would now. Who runs the server "
-        "can mend that with `youju reindex`.",
+        "The store's documents were cut up otherwise than the server would now. Who runs the "
+        "server can mend that with `youju reindex`.",
     ),
     errors.DocumentRejected: Meaning(400, INVALID, "document_rejected"),
     errors.StorageError: _ours(503, "storage_unavailable", _DISK, retry_after=5),
