@@ -18,9 +18,10 @@ from eval.answer_scores import Scores, corpus_bleu, means, passage_scores, span_
 from eval.answers import AnswersReport, Asked, calibrated, measure_answers, read_questions
 from eval.asking import Case, Kept, Outcome, ask_all, evaluation_key, kept_answers
 from eval.data import read_set
+from eval.files import check_writable
 from eval.given import EvidenceQuestion, ask_given, evidence_file, read_evidence
 from eval.judge import Judgement, JudgeReport, judge, open_judge, summarise_judgements
-from eval.question_file import check_place, question_row, write_questions
+from eval.question_file import question_row, write_questions
 from eval.refusal_metrics import Calibration
 from eval.retrieval import opened_set
 from eval.rgb_data import TASKS, FalseQuestion, NoiseQuestion, Task, read_false, read_noise
@@ -164,7 +165,7 @@ def evaluate(
         StorageError: If the home folder cannot be used, or another process does the same.
     """
     if wanted.per_question:
-        check_place(wanted.per_question)
+        check_writable(wanted.per_question, "--per-question")
     say = open_judge(rag) if wanted.judge else None
     file = data if data.is_file() else None
     if file is None and not (data / "queries.jsonl").exists():

@@ -1,26 +1,19 @@
-"""`youju eval load`: parses arguments, ends cleanly on Ctrl-C, prints results."""
+"""`youju eval load`: parses arguments, prints results."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import random
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rag.errors import UsageError
-from rag.terminal import Advance, Progress, print_json, print_table, progress_bar, say
+from rag.terminal import print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
     from eval.histogram import Spread
-    from eval.load import Limits, LoadReport
+    from eval.load import LoadReport
 
-KEY_VARIABLE = "OPENAI_API_KEY"
 INTERRUPTED = 130
 
 _QUERIES = (
@@ -73,6 +66,7 @@ def load(
     from eval.jsonl import read
     from eval.load import Limits
     from eval.load_client import read_queries
+    from eval.load_run import measure
 
     for name, value in (("--think", think), ("--seconds", seconds), ("--timeout", timeout)):
         _in_range(name, value, 86_400)
@@ -85,11 +79,9 @@ def load(
     if queries is not None:
         asked = read_queries(read(queries, "Give --queries FILE."), str(queries))
     with progress_bar("Asking") as advance:
-        store_id, report = asyncio.run(
-            _measure(
-                url, store, kind, asked, Limits(connections, timeout),
-                rate=rate, seconds=seconds, seed=seed, advance=advance,
-            )
+        store_id, report = measure(
+            url, store, kind, asked, Limits(connections, timeout),
+            rate=rate, seconds=seconds, seed=seed, advance=advance,
         )  # fmt: skip
     if as_json:
         print_json({"url": url, "store": store_id, "kind": kind, **report.to_json()})
@@ -104,57 +96,6 @@ def load(
 def _in_range(name: str, value: float, most: float) -> None:
     if not 0 < value <= most:
         raise UsageError(f"Got {name} {value}.", do=f"Expected above 0 and at most {most:,}.")
-
-
-async def _measure(
-    url: str, store: str, kind: Literal["search", "answer"], queries: Sequence[str], limits: Limits,
-    *, rate: float, seconds: float, seed: int, advance: Advance,
-) -> tuple[str, LoadReport]:  # fmt: skip
-    from eval.arrivals import poisson
-    from eval.load import run_load
-    from eval.load_client import asker, connected, find_store
-
-    def arrivals() -> Iterator[tuple[float, str]]:
-        chance = random.Random(f"queries {seed}")
-        for at in poisson(rate, seconds, seed):
-            yield at, chance.choice(queries)
-
-    stop = asyncio.Event()
-    async with connected(url, os.environ.get(KEY_VARIABLE, "")) as connections:
-        store_id = await find_store(connections, store)
-        with _stopped_by_signals(stop):
-            report = await run_load(
-                asker(connections, kind, store_id),
-                arrivals(),
-                rate=rate,
-                seconds=seconds,
-                streamed=kind == "answer",
-                limits=limits,
-                stop=stop,
-                progress=lambda at: advance(Progress(int(at), int(seconds))),
-            )
-    return store_id, report
-
-
-@contextmanager
-def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Set `stop` on the first Ctrl-C or SIGTERM; a second one ends the program as ever."""
-    loop = asyncio.get_running_loop()
-
-    def give_back() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    def end() -> None:
-        stop.set()
-        give_back()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
-    try:
-        yield
-    finally:
-        give_back()
 
 
 def _print(report: LoadReport, kind: str) -> None:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.drafts import Draft, cloze, generated, heading
+from eval.files import write_whole
 from rag.errors import EvalDataError, PathError, UsageError
 from rag.schema import Chunk
 from rag.store.corpus import Store
@@ -261,22 +261,15 @@ def _plain(cell: str) -> str:
     return (cell[1:] if cell.startswith("'") else cell).strip()
 
 
-def _jsonl(rows: object) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)  # type: ignore[attr-defined]
+def _jsonl(rows: Iterable[Mapping[str, object]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise PathError(
-            f"Cannot write {path}: {error.strerror}.", do="Give another --out."
+            f"Cannot make {path.parent}: {error.strerror}.", do="Give another --out."
         ) from None
+    write_whole(path, [text])

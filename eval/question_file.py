@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.asking import Outcome
-from rag.errors import PathError
-
-
-def check_place(path: Path) -> None:
-    """Refuse a place where no file can be written, before hours are spent on what goes in.
-
-    Raises:
-        PathError: If the folder is missing or may not be written, or `path` is a folder.
-    """
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise PathError(
-            f"Cannot write {path}.", do="Give --per-question a file in a folder you may write."
-        )
+from eval.files import write_whole
 
 
 def question_row(
@@ -73,14 +57,5 @@ def write_questions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         PathError: If it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    try:
-        temporary.write_text(lines, encoding="utf-8", errors="replace", newline="\n")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise PathError(
-            f"Cannot write {path}: {error.strerror}.", do="Give another --per-question."
-        ) from None
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, lines, errors="replace")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.data import JudgedQuery
-from eval.trec import write_whole
+from eval.files import write_whole
 from rag.errors import PathError, StorageError
 from rag.retrieve import Retriever
 from rag.schema import Chunk, FloatArray

@@ -56,14 +56,19 @@ class Bin:
         low, high: Bounds; `high` belongs to the next bin, except 1.
         count: Answers in it.
         confidence: Their mean confidence, 0 if there are none.
-        right: Share of them that are right, 0 if there are none.
+        right: Those of them that are right.
     """
 
     low: float
     high: float
     count: int
     confidence: float
-    right: float
+    right: int
+
+    @property
+    def share_right(self) -> float:
+        """Share of the answers that are right, 0 if there are none."""
+        return self.right / max(1, self.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class Calibration:
 
         Sum over bins of (count / all) * |share right - mean confidence|.
         """
-        gaps = sum(part.count * abs(part.right - part.confidence) for part in self.bins)
+        gaps = sum(part.count * abs(part.share_right - part.confidence) for part in self.bins)
         return gaps / self.answers if self.answers else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -101,7 +106,7 @@ class Calibration:
                     "high": round(part.high, 4),
                     "answers": part.count,
                     "confidence": round(part.confidence, 5),
-                    "right": round(part.right, 5),
+                    "right": round(part.share_right, 5),
                 }
                 for part in self.bins
                 if part.count
@@ -134,7 +139,7 @@ def calibration(answers: Sequence[tuple[float, bool]], bins: int = BINS) -> Cali
                 high=(place + 1) / bins,
                 count=len(some),
                 confidence=sum(confidence for confidence, _ in some) / max(1, len(some)),
-                right=sum(right for _, right in some) / max(1, len(some)),
+                right=sum(right for _, right in some),
             )
             for place, some in enumerate(members)
         )

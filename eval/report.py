@@ -6,16 +6,15 @@ eval.report_text. The page has no script and names no other file; its policy for
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from eval.files import check_writable, write_together
 from eval.report_data import Report
 from eval.report_plots import figures
 from eval.report_tables import Section, Table, sections, summary
 from eval.report_text import MOST, markdown
-from rag.errors import PathError, UsageError
+from rag.errors import UsageError
 from rag.terminal import one_line
 
 TEMPLATE = "report.html.j2"
@@ -31,12 +30,8 @@ def check_out(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"Got --out {path}, expected a name that ends in .html.")
-    folder = path.absolute().parent
-    in_the_way = any(each.is_dir() for each in (path, beside(path)))
-    if in_the_way or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise PathError(
-            f"Cannot write {path}.", do="Give --out the name of a file in a folder you may write."
-        )
+    for each in (path, beside(path)):
+        check_writable(each, "--out")
 
 
 def beside(path: Path) -> Path:
@@ -55,7 +50,7 @@ def write_report(path: Path, report: Report) -> None:
         MissingExtra: If matplotlib is not installed.
         PathError: If a file cannot be written.
     """
-    _write({path: render_html(report), beside(path): render_markdown(report)})
+    write_together({path: [render_html(report)], beside(path): [render_markdown(report)]})
 
 
 def render_html(report: Report) -> str:
@@ -114,24 +109,3 @@ def _table(table: Table) -> Iterator[str]:
     for row in (table.header, None, *table.rows):
         cells = dashes if row is None else [markdown(cell) for cell in row]
         yield f"| {' | '.join(cells)} |"
-
-
-def _write(texts: dict[Path, str]) -> None:
-    """Write files so that none is seen half written."""
-    made: dict[Path, Path] = {}
-    try:
-        for path, text in texts.items():
-            temporary = made[path] = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, temporary in made.items():
-            temporary.replace(path)
-    except OSError as error:
-        raise PathError(
-            f"Cannot write {path}: {error.strerror}.", do="Give another --out."
-        ) from None
-    finally:
-        for temporary in made.values():
-            temporary.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from eval.answers import Asked, holds_answer, read_questions
 from eval.data import RetrievalSet, read_set
-from eval.metrics import METRICS, evaluate_run
+from eval.metrics import METRICS, means, query_values
+from eval.refusal_metrics import calibration
 from eval.report_data import (
     AnswersResult,
     FoundText,
@@ -28,7 +29,7 @@ from eval.report_facts import (
     version_facts,
     without_secrets,
 )
-from eval.report_stats import binned, ndcg, recall_curve
+from eval.report_stats import recall_curve
 from eval.report_text import beginning
 from eval.retrieval import TOP_K, opened_set
 from rag.build import OpenStore, Rag
@@ -160,12 +161,13 @@ def _rank(
 def _scored(
     label: str, found: RetrievalSet, run: Run, latencies: tuple[float, ...]
 ) -> SystemResult:
-    means = evaluate_run(found.qrels, run)
+    values = query_values(found.qrels, run)
+    mean = means(values)
     return SystemResult(
         name=label,
-        metrics={name: means[name] for name in METRICS},
+        metrics={name: mean[name] for name in METRICS},
         recall=recall_curve(found.qrels, run, TOP_K),
-        ndcg=tuple(ndcg(found.qrels[query.id], run[query.id]) for query in found.queries),
+        ndcg=tuple(values[query.id]["nDCG@10"] for query in found.queries),
         latencies_ms=latencies,
     )
 
@@ -286,9 +288,12 @@ def _answers(
         cited=sum(_cites(found, asked, answer) for asked, answer in given),
         citations=sum(len(answer.citations) for _, answer in given),
         latencies_ms=tuple(latencies[1:]),  # the first one loads what is loaded on first use
-        bins=binned(
-            [answer.confidence for (_, answer), kept in zip(given, told, strict=True) if kept],
-            [each for each, kept in zip(right, told, strict=True) if kept],
+        calibration=calibration(
+            [
+                (answer.confidence, each)
+                for (_, answer), each in zip(given, right, strict=True)
+                if not answer.refused
+            ]
         ),
         wrong=_wrong([pair for pair, each in zip(given, right, strict=True) if not each], most),
         failure=without_secrets(failure, loaded),

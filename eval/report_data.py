@@ -6,7 +6,9 @@ Texts are as they were in the test set, cut; whoever shows them makes them harml
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from eval.refusal_metrics import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +81,6 @@ class WorstQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
-    """Answers of like confidence: low <= confidence < high (the last bin holds 1, too).
-
-    Attributes:
-        low, high: In [0, 1].
-        count: Answers in it.
-        right: Those of them that are right.
-        confidence: Their mean confidence, 0 if there are none.
-    """
-
-    low: float
-    high: float
-    count: int
-    right: int
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True)
 class WrongAnswer:
     """An answer that holds no right answer; `refused` if none was given."""
 
@@ -136,7 +120,7 @@ class AnswersResult:
     cited: int = 0
     citations: int = 0
     latencies_ms: tuple[float, ...] = ()
-    bins: tuple[Bin, ...] = ()
+    calibration: Calibration = field(default_factory=lambda: Calibration(()))
     wrong: tuple[WrongAnswer, ...] = ()
     failure: str = ""
 

@@ -166,7 +166,8 @@ def _latency(figure: Any, report: Report) -> None:  # noqa: ANN401
 def _calibration(figure: Any, answers: AnswersResult) -> None:  # noqa: ANN401
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot((0, 1), (0, 1), color=_LINE, linewidth=1, linestyle="--")
-    held = [each for each in answers.bins if each.count]
+    bins = answers.calibration.bins
+    held = [each for each in bins if each.count]
     for each in held:
         axes.plot(
             (each.confidence, each.confidence), interval(each.right, each.count),
@@ -174,13 +175,17 @@ def _calibration(figure: Any, answers: AnswersResult) -> None:  # noqa: ANN401
         )  # fmt: skip
     axes.plot(
         [each.confidence for each in held],
-        [each.right / each.count for each in held],
+        [each.share_right for each in held],
         color=_colour(0), marker="o", linestyle="none",
     )  # fmt: skip
     axes.set(ylabel="share right", xlim=(0, 1), ylim=(0, 1.02))
-    edges = [answers.bins[0].low, *(each.high for each in answers.bins)]
+    edges = [bins[0].low, *(each.high for each in bins)]
     below.stairs(
-        [each.count for each in answers.bins], edges, fill=True, color=_colour(1), linewidth=0
+        [each.count for each in bins],
+        edges,
+        fill=True,
+        color=_colour(1),
+        linewidth=0,
     )
     below.set(xlabel="confidence", ylabel="answers")
 

@@ -1,31 +1,12 @@
-"""The figures behind a report: pure functions of rankings, confidences and times."""
+"""The figures behind a report: pure functions of rankings, shares and times."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
-from eval.report_data import Bin
-
-BINS = 10
 Z = 1.96
 """Standard deviations on each side of a 95 % interval."""
-
-
-def ndcg(grades: Mapping[str, int], ranking: Sequence[str], depth: int = 10) -> float:
-    """Return nDCG@depth of one ranking, with linear gain, in [0, 1]; see eval.metrics.
-
-    Args:
-        grades: Text id -> grade >= 0; at least one above 0.
-        ranking: Text ids, best first, unique.
-        depth: Ranks that count, >= 1.
-    """
-    best = sorted(grades.values(), reverse=True)[:depth]
-    return _gain([grades.get(text, 0) for text in ranking[:depth]]) / _gain(best)
-
-
-def _gain(grades: Sequence[int]) -> float:
-    return math.fsum(grade / math.log2(rank + 1) for rank, grade in enumerate(grades, start=1))
 
 
 def recall_curve(
@@ -49,39 +30,6 @@ def recall_curve(
         total += gain
         curve.append(min(1.0, total / len(qrels)))
     return tuple(curve)
-
-
-def binned(confidences: Sequence[float], right: Sequence[bool]) -> tuple[Bin, ...]:
-    """Sort answers into ten bins of confidence.
-
-    Args:
-        confidences: Each in [0, 1].
-        right: Of the same answers.
-    """
-    places = [min(int(confidence * BINS), BINS - 1) for confidence in confidences]
-    bins = []
-    for number in range(BINS):
-        inside = [row for row, place in enumerate(places) if place == number]
-        bins.append(
-            Bin(
-                low=number / BINS,
-                high=(number + 1) / BINS,
-                count=len(inside),
-                right=sum(right[row] for row in inside),
-                confidence=math.fsum(confidences[row] for row in inside) / max(1, len(inside)),
-            )
-        )
-    return tuple(bins)
-
-
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """Return the expected calibration error in [0, 1]; 0 where there are no answers.
-
-    The mean over the answers of |share right - mean confidence| of their bin (Naeini et al. 2015).
-    """
-    total = sum(each.count for each in bins)
-    gaps = [abs(each.right - each.confidence * each.count) for each in bins]
-    return math.fsum(gaps) / max(1, total)
 
 
 def interval(part: int, whole: int) -> tuple[float, float]:

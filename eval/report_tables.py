@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from eval.report_data import AnswersResult, Fact, Report, SystemResult, WorstQuery
-from eval.report_stats import calibration_error, differences, interval, percentile
+from eval.report_stats import differences, interval, percentile
 
 DEPTHS = (1, 2, 3, 5, 10, 20, 50, 100)
 PERCENTILES = (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("max", 1.0))
@@ -220,7 +220,7 @@ def _calibration(answers: AnswersResult) -> Section:
             f"{each.confidence:.3f}" if each.count else "",
             *_share(each.right, each.count),
         )
-        for each in answers.bins
+        for each in answers.calibration.bins
     )
     return Section(
         "calibration",
@@ -228,7 +228,7 @@ def _calibration(answers: AnswersResult) -> Section:
         notes=(
             f"The {answers.given:,} answers given, by their confidence: if it were the chance of "
             "being right, all points would lie on the diagonal. Expected calibration error: "
-            f"{calibration_error(answers.bins):.4f}.",
+            f"{answers.calibration.expected_error:.4f}.",
         ),
         figure="calibration",
         tables=(

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from eval.data import JudgedQuery, LeftOut, RetrievalSet, read_set
+from eval.files import check_writable, write_whole
 from eval.indexed import index_bytes, set_folder
 from eval.indexed import opened_set as opened_set
 from eval.metrics import METRICS, greatest_cut_off, means, query_values
 from eval.rankings import TimedEmbedder, rank_queries, rankings_folder
-from eval.trec import check_ids, check_writable, write_run, write_whole
+from eval.trec import check_ids, write_run
 from rag.build import Rag, in_folder
 from rag.terminal import Progress
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.files import check_writable
 from eval.metrics import METRICS, means, query_values
 from eval.qrels import grades, judgements
 from eval.retrieval import write_per_query
-from eval.trec import check_writable, read_tagged_run
+from eval.trec import read_tagged_run
 from rag.errors import EvalDataError
 
 

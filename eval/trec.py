@@ -7,14 +7,12 @@ scores by id, so that real scores with ties would come back in another order tha
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.files import write_whole
 from eval.jsonl import file_lines
 from eval.metrics import explicit_scores
 from rag.errors import EvalDataError, PathError
@@ -32,19 +30,6 @@ def check_ids(ids: Iterable[str]) -> None:
                 f"A TREC run cannot hold the id {id_!r:.80}: it has white space.",
                 do="Leave out --save-run, or rename the id in the set.",
             )
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a place where no run can be written, before hours are spent on making it.
-
-    Raises:
-        PathError: If the folder is missing or may not be written, or `path` is a folder.
-    """
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise PathError(
-            f"Cannot write {path}.", do="Give the name of a file in a folder you may write."
-        )
 
 
 def write_run(path: Path, run: Mapping[str, Sequence[str]], tag: str) -> None:
@@ -66,29 +51,6 @@ def write_run(path: Path, run: Mapping[str, Sequence[str]], tag: str) -> None:
         for rank, (text, score) in enumerate(explicit_scores(ranking).items(), start=1):
             lines.append(f"{query} Q0 {text} {rank} {score:.0f} {tag}\n")
     write_whole(path, lines)
-
-
-def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a file that appears whole or not at all.
-
-    Args:
-        path: Replaced if it exists.
-        lines: Each with its line feed.
-
-    Raises:
-        PathError: If it cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            handle.writelines(lines)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise PathError(
-            f"Cannot write {path}: {error.strerror}.", do="Give another place."
-        ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def _print(report: TuneReport, trials: int, out: Path | None) -> None:
         ("tune half", report.tune, report.tune_queries),
         ("held-out half", report.held_out, report.held_out_queries),
     ):
-        label = f"{report.metric}, {half} ({count(queries, 'query').replace('querys', 'queries')})"
+        label = f"{report.metric}, {half} ({count(queries, 'query')})"
         rows.append([label, f"{scores[0]:.4f}", f"{scores[1]:.4f}"])
     print_table(["setting", "in force", "best trial"], rows)
     say()

@@ -7,9 +7,7 @@ and queries are drawn again with replacement (Efron 1979; percentile bootstrap).
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.files import write_whole
 from eval.tune_space import Value, default_of
 from rag.errors import PathError
 from rag.terminal import one_line
@@ -214,16 +213,7 @@ def write_out(path: Path, text: str) -> None:
         PathError: As `check_out`, or if the disk refuses.
     """
     check_out(path)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise PathError(
-            f"Cannot write {path}: {error.strerror}.", do="Give another --out."
-        ) from None
+    write_whole(path, [text])
 
 
 def _pair(scores: tuple[float, float]) -> dict[str, float]:

@@ -109,8 +109,11 @@ def place(file: str, page: int | None) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return "1 file", "2 files"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """Return "1 file", "2 files", "2 queries"."""
+    if number == 1:
+        return f"1 {noun}"
+    many = noun[:-1] + "ies" if noun.endswith("ry") else noun + "s"
+    return f"{number:,} {many}"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def test_refusing_as_a_test_by_hand() -> None:
 
 def test_the_calibration_curve_by_hand() -> None:
     found = calibration([(0.55, True), (0.59, False), (0.95, True), (1.0, True), (0.0, False)])
-    rows = [(part.low, part.count, part.right) for part in found.bins if part.count]
+    rows = [(part.low, part.count, part.share_right) for part in found.bins if part.count]
     assert rows == [(0.0, 1, 0.0), (0.5, 2, 0.5), (0.9, 2, 1.0)]
     # 1/5 * |0 - 0| + 2/5 * |0.5 - 0.57| + 2/5 * |1 - 0.975|
     assert found.expected_error == pytest.approx(0.4 * 0.07 + 0.4 * 0.025)

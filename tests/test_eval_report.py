@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from eval.refusal_metrics import calibration
 from eval.report import check_out, render_html, render_markdown, write_report
 from eval.report_data import (
     AnswersResult,
@@ -25,7 +26,6 @@ from eval.report_data import (
     WorstQuery,
     WrongAnswer,
 )
-from eval.report_stats import binned
 from eval.report_text import beginning, markdown
 from rag.errors import MissingExtra, PathError, UsageError
 
@@ -78,7 +78,9 @@ def report(texts: list[str]) -> Report:
     ]  # fmt: skip
     answers = AnswersResult(
         text(), "hybrid", questions=7, right=3, refused=2, failed=1, cited=2, citations=5,
-        latencies_ms=(40.0, 50.0), bins=binned([0.3, 0.95, 0.99, 1.0], [False, True, True, True]),
+        latencies_ms=(40.0, 50.0), calibration=calibration(
+            [(0.3, False), (0.95, True), (0.99, True), (1.0, True)]
+        ),
         wrong=tuple(WrongAnswer(t, t, (t, t), t, 0.98765, t < "M") for t in texts), failure=text(),
     )  # fmt: skip
     facts = tuple(Fact(t, t, t) for t in texts)

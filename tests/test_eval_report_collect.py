@@ -143,7 +143,7 @@ def test_answers_are_counted(data: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert answers is not None
     assert (answers.questions, answers.given, answers.right, answers.refused) == (3, 2, 1, 1)
     assert (answers.cited, answers.citations, answers.failed, answers.failure) == (1, 3, 0, "")
-    assert [(each.count, each.right) for each in answers.bins][-1] == (2, 1)
+    assert [(each.count, each.right) for each in answers.calibration.bins][-1] == (2, 1)
     assert [wrong.id for wrong in answers.wrong] == ["q-visit", "q-leave"]
     assert answers.wrong[0].expected == ("hat",)
     assert len(answers.latencies_ms) == 2

@@ -7,13 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.metrics import evaluate_run
-from eval.report_data import Bin
 from eval.report_stats import (
-    binned,
-    calibration_error,
     differences,
     interval,
-    ndcg,
     percentile,
     recall_curve,
 )
@@ -28,7 +24,7 @@ GRADES = st.dictionaries(st.sampled_from(TEXTS), st.integers(0, 3), min_size=1).
 
 
 @given(st.lists(st.tuples(GRADES, RANKINGS), min_size=1, max_size=4))
-def test_the_metrics_are_those_of_the_reference(
+def test_the_curve_is_that_of_the_reference(
     judged: list[tuple[dict[str, int], list[str]]],
 ) -> None:
     qrels = {f"q{number}": grades for number, (grades, _) in enumerate(judged)}
@@ -37,28 +33,9 @@ def test_the_metrics_are_those_of_the_reference(
     means = evaluate_run(qrels, run)
     curve = recall_curve(qrels, run, 100)
 
-    mine = [ndcg(qrels[query], run[query]) for query in qrels]
-    assert sum(mine) / len(mine) == pytest.approx(means["nDCG@10"])
     for depth in (5, 10, 100):
         assert curve[depth - 1] == pytest.approx(means[f"recall@{depth}"])
     assert list(curve) == sorted(curve)
-
-
-def test_ndcg_by_hand() -> None:
-    assert ndcg({"a": 1}, ["b", "a"]) == pytest.approx(0.6309, abs=1e-4)
-    assert ndcg({"a": 1}, []) == 0
-    assert ndcg({"a": 2, "b": 1, "c": 0}, ["a", "b"]) == 1
-
-
-def test_bins_hold_every_answer_once() -> None:
-    bins = binned([0.0, 0.05, 0.95, 1.0], [False, True, True, True])
-
-    assert [each.count for each in bins] == [2, *[0] * 8, 2]
-    assert bins[0] == Bin(0.0, 0.1, 2, 1, 0.025)
-    assert (bins[-1].low, bins[-1].high, bins[-1].right) == (0.9, 1.0, 2)
-    assert bins[-1].confidence == pytest.approx(0.975)
-    assert calibration_error(bins) == pytest.approx((2 * 0.475 + 2 * 0.025) / 4)
-    assert calibration_error(binned([], [])) == 0
 
 
 @given(st.integers(1, 500).flatmap(lambda whole: st.tuples(st.integers(0, whole), st.just(whole))))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval.trec import check_writable, read_run, write_run
+from eval.files import check_writable
+from eval.trec import read_run, write_run
 from rag.errors import EvalDataError, PathError
 
 IDS = st.text(min_size=1, max_size=8).filter(
